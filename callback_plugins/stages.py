@@ -1,0 +1,172 @@
+"""Standard output of a run: Ansible's own, with the time of each task and a table of stages at the end.
+
+A stage is a play. Tasks that found everything in place are printed on one line with their seconds;
+the summary at the end lists what each instance answered, so that nobody has to scroll for it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible import constants as C  # noqa: N812  # Ansible's own name for it
+from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+
+DOCUMENTATION = """
+name: stages
+type: stdout
+short_description: Ansible's default output with stage times and the instances' answers
+description:
+  - Prints what the default callback prints, the seconds of each task, a table of stages
+    and, per instance, what the model answered.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+"""
+
+
+@dataclass
+class _Stage:
+    """One play: its name, when it began and ended (monotonic seconds) and its counts."""
+
+    name: str
+    begun: float
+    ended: float | None = None
+    tasks: int = 0
+    changed: int = 0
+    failed: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the play's start to its end, or until now."""
+        return (self.ended if self.ended is not None else time.monotonic()) - self.begun
+
+
+@dataclass
+class _Answers:
+    """What the last stage heard from each (host, instance)."""
+
+    ready: dict[tuple[str, str], float] = field(default_factory=dict)
+    lines: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+
+class CallbackModule(DefaultCallback):  # type: ignore[misc]
+    """Default output plus stages, seconds and answers."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "stages"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stages: list[_Stage] = []
+        self._answers = _Answers()
+        self._task_begun = time.monotonic()
+
+    # -- stages -----------------------------------------------------------------------------
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Close the stage before this one and open the next."""
+        now = time.monotonic()
+        if self._stages:
+            self._stages[-1].ended = now
+        self._stages.append(_Stage(name=play.get_name().strip() or "play", begun=now))
+        super().v2_playbook_on_play_start(play)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Note when the task began."""
+        self._count_task()
+        super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        """Handlers are tasks too."""
+        self._count_task()
+        super().v2_playbook_on_handler_task_start(task)
+
+    def _count_task(self) -> None:
+        self._task_begun = time.monotonic()
+        if self._stages:
+            self._stages[-1].tasks += 1
+
+    # -- results ----------------------------------------------------------------------------
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Print the result and, for work that took a while, its seconds."""
+        super().v2_runner_on_ok(result)
+        if self._stages and result._result.get("changed"):  # noqa: SLF001
+            self._stages[-1].changed += 1
+        self._print_seconds(result)
+        self._remember(result)
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """Keep what each item of a loop answered."""
+        super().v2_runner_item_on_ok(result)
+        self._remember(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Count the failure, then print it as Ansible does."""
+        if self._stages and not ignore_errors:
+            self._stages[-1].failed += 1
+        super().v2_runner_on_failed(result, ignore_errors)
+
+    def _print_seconds(self, result: Any) -> None:
+        seconds = time.monotonic() - self._task_begun
+        if seconds >= 1:
+            host = result._host.get_name()  # noqa: SLF001
+            self._display.display(f"      [{host}] {seconds:.1f} s", color=C.COLOR_VERBOSE)
+
+    def _remember(self, result: Any) -> None:
+        found = result._result  # noqa: SLF001
+        host = result._host.get_name()  # noqa: SLF001
+        action = result._task.action.rpartition(".")[2]  # noqa: SLF001
+        if action == "openai_probe" and "answer" in found:
+            name = found.get("item", {}).get("name", found.get("model", ""))
+            self._answers.lines[host, name] = found
+        if action == "instance_ready" and "seconds" in found:
+            unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
+            self._answers.ready[host, unit] = float(found["seconds"])
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Print Ansible's recap, the stages and the answers."""
+        if self._stages:
+            self._stages[-1].ended = time.monotonic()
+        super().v2_playbook_on_stats(stats)
+        self._print_stages()
+        self._print_answers()
+
+    def _print_stages(self) -> None:
+        shown = [stage for stage in self._stages if stage.tasks]
+        if not shown:
+            return
+        self._display.banner("STAGES")
+        width = max(len(stage.name) for stage in shown)
+        for stage in shown:
+            colour = C.COLOR_CHANGED if stage.changed else C.COLOR_OK
+            self._display.display(
+                f"{stage.name:<{width}}  {stage.seconds:7.1f} s  {stage.tasks:3d} tasks"
+                f"  changed={stage.changed}  failed={stage.failed}",
+                color=C.COLOR_ERROR if stage.failed else colour,
+            )
+        total = sum(stage.seconds for stage in shown)
+        self._display.display(f"{'total':<{width}}  {total:7.1f} s")
+
+    def _print_answers(self) -> None:
+        if not self._answers.lines:
+            return
+        self._display.banner("ANSWERS")
+        for (host, name), found in sorted(self._answers.lines.items()):
+            ready = self._answers.ready.get((host, name))
+            self._display.display(
+                f"{host} {name}\n"
+                f"  url       {found.get('base_url')}\n"
+                f"  model     {found.get('model')}\n"
+                f"  ready     {'was running' if not ready else f'after {ready:.0f} s'}\n"
+                f"  speed     {found.get('tokens_per_second', 0):.1f} tokens/s, first token after"
+                f" {found.get('time_to_first_token', 0):.2f} s\n"
+                f"  question  {found.get('question')}\n"
+                f"  answer    {found.get('answer')}",
+                color=C.COLOR_OK,
+            )
