@@ -1,7 +1,7 @@
-"""Standard output of a run: Ansible's own, with the time of each task and a table of stages at the end.
+"""Standard output of a run: Ansible's own, with seconds and a table of stages at the end.
 
-A stage is a play. Tasks that found everything in place are printed on one line with their seconds;
-the summary at the end lists what each instance answered, so that nobody has to scroll for it.
+A stage is a play. What each instance answered stands at the very end, so that nobody has to
+scroll for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prove that the engine's compiled kernels load, and print what they are for.
 
-A wheel built for another glibc or processor imports with a mere warning and fails when it first computes,
-with "'_OpNamespace' '_C' object has no attribute 'init_cpu_memory_env'". So the kernels themselves are asked.
+A wheel built for another glibc or processor imports with a mere warning and fails when it first
+computes ("'_OpNamespace' '_C' object has no attribute ..."). So the kernels are asked.
 """
 
 import importlib.metadata

@@ -1,0 +1,22 @@
+"""Run the whole chain from Python and get typed results or a typed error."""
+
+from vllm_ansible.provision.result import (
+    Answer,
+    Failure,
+    HostResult,
+    ProvisionError,
+    ProvisionResult,
+    StageResult,
+)
+from vllm_ansible.provision.run import TaskEvent, provision
+
+__all__ = [
+    "Answer",
+    "Failure",
+    "HostResult",
+    "ProvisionError",
+    "ProvisionResult",
+    "StageResult",
+    "TaskEvent",
+    "provision",
+]

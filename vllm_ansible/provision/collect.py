@@ -1,0 +1,143 @@
+"""Gather ansible-runner's events into the results of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vllm_ansible.provision.result import (
+    Answer,
+    Failure,
+    HostResult,
+    ProvisionResult,
+    StageResult,
+)
+
+_OUTCOMES = {
+    "runner_on_ok": "ok",
+    "runner_on_failed": "failed",
+    "runner_on_skipped": "skipped",
+    "runner_on_unreachable": "unreachable",
+}
+
+
+class Collector:
+    """Turns a stream of events into a ProvisionResult and a list of failures.
+
+    Args:
+        check: Whether the run is in check mode.
+        notify: Called with (kind, stage, task, host, message) for each step.
+    """
+
+    def __init__(self, *, check: bool, notify: Callable[..., None]) -> None:
+        self.failures: list[Failure] = []
+        self._result = ProvisionResult(check=check)
+        self._notify = notify
+        self._begun = time.monotonic()
+        self._stage = ""
+        self._stage_begun = self._begun
+        self._ready: dict[tuple[str, str], float] = {}
+
+    def handle(self, event: Mapping[str, Any]) -> bool:
+        """Take one event of ansible-runner; False tells it not to keep the event on disk."""
+        kind, data = event.get("event", ""), event.get("event_data") or {}
+        if kind == "playbook_on_play_start":
+            self._enter_stage(str(data.get("name") or data.get("play") or ""))
+        elif kind in ("playbook_on_task_start", "playbook_on_handler_task_start"):
+            self._notify("task", self._stage, str(data.get("task", "")))
+        elif kind == "runner_item_on_ok":
+            self._remember(str(data.get("host", "")), data)
+        elif kind in _OUTCOMES:
+            self._outcome(_OUTCOMES[kind], data)
+        return False
+
+    def finish(self) -> ProvisionResult:
+        """Close the last stage and return the result."""
+        self._close_stage()
+        self._result.seconds = round(time.monotonic() - self._begun, 3)
+        for host, found in self._result.hosts.items():
+            for answer in found.answers:
+                answer.ready_seconds = self._ready.get((host, answer.instance))
+        return self._result
+
+    def _enter_stage(self, name: str) -> None:
+        self._close_stage()
+        self._stage, self._stage_begun = name, time.monotonic()
+        self._notify("stage", name)
+
+    def _close_stage(self) -> None:
+        if self._stage:
+            spent = time.monotonic() - self._stage_begun
+            total = self._result.stages.get(self._stage, 0.0) + spent
+            self._result.stages[self._stage] = round(total, 3)
+
+    def _outcome(self, kind: str, data: Mapping[str, Any]) -> None:
+        host, task = str(data.get("host", "")), str(data.get("task", ""))
+        found = data.get("res") or {}
+        if kind == "failed" and data.get("ignore_errors"):
+            kind = "ok"
+        stage = self._stage_of(host)
+        stage.seconds = round(stage.seconds + float(data.get("duration") or 0), 3)
+        message = ""
+        if kind in ("failed", "unreachable"):
+            stage.failed += 1
+            message = _message(found)
+            self.failures.append(
+                Failure(
+                    host=host,
+                    stage=self._stage,
+                    task=task,
+                    message=message,
+                    unreachable=kind == "unreachable",
+                )
+            )
+        elif kind == "ok" and found.get("changed"):
+            kind, stage.changed = "changed", stage.changed + 1
+        elif kind == "ok":
+            stage.ok += 1
+        else:
+            stage.skipped += 1
+        self._remember(host, data)
+        self._notify(kind, self._stage, task, host, message)
+
+    def _stage_of(self, host: str) -> StageResult:
+        stages = self._result.hosts.setdefault(host, HostResult()).stages
+        return stages.setdefault(self._stage, StageResult())
+
+    def _remember(self, host: str, data: Mapping[str, Any]) -> None:
+        found = data.get("res") or {}
+        action = str(data.get("task_action", "")).rpartition(".")[2]
+        if action == "host_plan":
+            notices = found.get("notices") or []
+            self._result.notices += [f"{host}: {notice}" for notice in notices]
+        elif action == "instance_ready" and "seconds" in found:
+            unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
+            # A service that answered at once was running before.
+            if found["seconds"] >= 1:
+                self._ready[host, unit] = float(found["seconds"])
+        elif action == "openai_probe" and "answer" in found:
+            self._result.hosts.setdefault(host, HostResult()).answers.append(_answer(found))
+
+
+def _answer(found: Mapping[str, Any]) -> Answer:
+    item = found.get("item") or {}
+    return Answer(
+        instance=str(item.get("name", found["model"])),
+        url=str(found["base_url"]),
+        model=str(found["model"]),
+        question=str(found.get("question", "")),
+        answer=str(found["answer"]),
+        tokens_per_second=float(found.get("tokens_per_second") or 0),
+        time_to_first_token=float(found.get("time_to_first_token") or 0),
+    )
+
+
+def _message(found: Mapping[str, Any]) -> str:
+    """Pick the words of a failed result that say what went wrong."""
+    for item in found.get("results") or []:
+        if item.get("failed"):
+            return _message(item)
+    words = [str(found.get("msg") or "")]
+    words += [str(found[key]) for key in ("stderr", "stdout") if found.get(key)]
+    return "\n".join(word.strip() for word in words if word.strip()) or "no message"

@@ -1,0 +1,129 @@
+"""What a run of the chain returns: what was done per host and stage, and what models answered."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StageResult(_Frozen):
+    """What one stage did on one host.
+
+    Attributes:
+        ok: Tasks that found everything in place.
+        changed: Tasks that changed something (in check mode: would change).
+        skipped: Tasks that did not apply.
+        failed: Tasks that failed.
+        seconds: Sum of the seconds that the host's tasks took.
+    """
+
+    ok: int = 0
+    changed: int = 0
+    skipped: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+class Answer(_Frozen):
+    """What a served model answered through the door that users use.
+
+    Attributes:
+        instance: Name of the instance.
+        url: Base URL of its OpenAI-compatible API.
+        model: Served name that was asked.
+        question: The question put to it.
+        answer: Its answer.
+        ready_seconds: Seconds from the start of the unit to its first answer on /health;
+            None when it was running already.
+        tokens_per_second: Speed of the streamed answer, after its first token.
+        time_to_first_token: Seconds to the first token of the streamed answer.
+    """
+
+    instance: str
+    url: str
+    model: str
+    question: str
+    answer: str
+    ready_seconds: float | None = None
+    tokens_per_second: float
+    time_to_first_token: float
+
+
+class HostResult(_Frozen):
+    """What the run did on one host, stage by stage, and what its instances answered."""
+
+    stages: dict[str, StageResult] = Field(default_factory=dict)
+    answers: list[Answer] = Field(default_factory=list)
+
+    @property
+    def changed(self) -> int:
+        """Number of changes over all stages."""
+        return sum(stage.changed for stage in self.stages.values())
+
+
+class Failure(_Frozen):
+    """One task that failed on one host.
+
+    Attributes:
+        host: Inventory name of the host.
+        stage: Play in which it happened.
+        task: Name of the task.
+        message: What the task said.
+        unreachable: Whether the host could not be reached at all.
+    """
+
+    host: str
+    stage: str
+    task: str
+    message: str
+    unreachable: bool = False
+
+
+class ProvisionResult(_Frozen):
+    """A run that ended well.
+
+    Attributes:
+        hosts: Result by inventory name; the controller's own plays are under "localhost".
+        stages: Wall-clock seconds of each stage, in order.
+        seconds: Wall-clock seconds of the run.
+        check: Whether it ran in check mode and changed nothing.
+        notices: What the plan wanted people to know.
+    """
+
+    hosts: dict[str, HostResult] = Field(default_factory=dict)
+    stages: dict[str, float] = Field(default_factory=dict)
+    seconds: float = 0.0
+    check: bool = False
+    notices: list[str] = Field(default_factory=list)
+
+    @property
+    def changed(self) -> int:
+        """Number of changes over all hosts."""
+        return sum(host.changed for host in self.hosts.values())
+
+
+class ProvisionError(Exception):
+    """A run that failed.
+
+    Attributes:
+        host: First failing host, or None when Ansible itself could not start.
+        stage: Stage of the first failure, or None.
+        task: Task of the first failure, or None.
+        message: What went wrong.
+        failures: Every failure of the run, in order.
+        result: What had been done before and beside the failures.
+    """
+
+    def __init__(self, message: str, failures: list[Failure], result: ProvisionResult) -> None:
+        first = failures[0] if failures else None
+        self.host = first.host if first else None
+        self.stage = first.stage if first else None
+        self.task = first.task if first else None
+        self.message = message
+        self.failures = failures
+        self.result = result
+        where = f"{first.host}: {first.stage}: {first.task}: " if first else ""
+        super().__init__(f"{where}{message}")
