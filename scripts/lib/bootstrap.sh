@@ -37,7 +37,7 @@ ensure_venv_module() {
 }
 
 ensure_environment() {
-  local wanted python
+  local wanted python log
   wanted=$(sha256sum <"$project/requirements.lock" | cut -d' ' -f1)
   if [ "$(cat "$project/.venv/.lock-sha256" 2>/dev/null)" = "$wanted" ] &&
     "$project/.venv/bin/python" -c '' 2>/dev/null; then
@@ -48,9 +48,15 @@ ensure_environment() {
   ensure_venv_module "$python"
   printf 'Making the controller environment in .venv (half a minute, once) ...\n' >&2
   "$python" -m venv --clear "$project/.venv" || fail "could not make $project/.venv"
-  "$project/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --require-hashes --requirement "$project/requirements.lock" >&2 ||
-    fail "could not install requirements.lock: see pip's message above"
+  log=$project/.venv/install.log
+  if ! "$project/.venv/bin/python" -m pip install --disable-pip-version-check --require-hashes \
+    --requirement "$project/requirements.lock" >"$log" 2>&1; then
+    tail -20 "$log" >&2
+    fail "could not install requirements.lock; pip's whole output is in $log"
+  fi
+  # The plugins and "from vllm_ansible import provision" find the package without being told where.
+  printf '%s\n' "$project" >"$("$project/.venv/bin/python" -c \
+    'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm_ansible.pth"
   printf '%s\n' "$wanted" >"$project/.venv/.lock-sha256"
 }
 

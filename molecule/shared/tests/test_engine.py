@@ -1,0 +1,93 @@
+"""Conda, the release and the model on the machine."""
+
+import hashlib
+import json
+
+import pytest
+from conftest import MODEL
+
+testinfra_hosts = ["ansible://vllm"]
+CURRENT = "/opt/vllm/current"
+
+
+@pytest.fixture(scope="module")
+def packages(host):
+    code = "import importlib.metadata as m, json; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+    return json.loads(host.check_output(f"{CURRENT}/bin/python -c '{code}'"))
+
+
+def test_current_points_at_a_release(host):
+    target = host.file(CURRENT).linked_to
+    assert target.startswith("/opt/vllm/releases/0.31.0-cpu-")
+    assert host.file(f"{target}/conda-meta/history").exists
+
+
+def test_the_environment_has_python_3_10(host):
+    assert host.check_output(f"{CURRENT}/bin/python --version").startswith("Python 3.10.")
+
+
+def test_vllm_is_the_cpu_build_of_the_planned_version(packages):
+    assert packages["vllm"] == "0.31.0+cpu"
+    assert packages["torch"].partition("+")[0] == "2.13.0"
+
+
+def test_packages_that_break_the_engine_are_left_out(packages):
+    assert not {"torchvision", "torchaudio", "torchcodec"} & set(packages)
+
+
+def test_the_release_is_what_the_receipt_says(host, receipt):
+    assert host.file(CURRENT).linked_to == receipt["content"]["release"]["path"]
+
+
+def test_conda_answers_and_uses_the_planned_channels(host):
+    shown = json.loads(host.check_output("/opt/miniconda3/bin/conda config --show --json"))
+    assert shown["show_channel_urls"] is True
+    assert len(shown["default_channels"]) == 1
+    assert shown["default_channels"][0].endswith("/pkgs/main")
+    assert "conda-forge" in shown["custom_channels"]
+    for channel in ("pkgs/free", "pkgs/r", "msys2"):
+        assert channel not in json.dumps(shown["default_channels"])
+
+
+def test_the_installer_left_no_litter(host):
+    assert host.run("ls /var/cache/vllm-ansible/*.sh").rc != 0
+
+
+@pytest.fixture(scope="module")
+def snapshot(host):
+    manifests = host.check_output(f"ls /srv/models/{MODEL}/*.json").split()
+    assert len(manifests) == 1
+    return manifests[0].removesuffix(".json"), json.loads(host.file(manifests[0]).content_string)
+
+
+def test_every_file_of_the_model_is_whole(host, snapshot):
+    path, manifest = snapshot
+    assert "model.safetensors" in manifest["files"]
+    for name, wanted in manifest["files"].items():
+        found = host.file(f"{path}/{name}")
+        assert found.size == wanted["size"], name
+        assert found.sha256sum == wanted["sha256"], name
+
+
+def test_the_model_takes_its_size_once(host, snapshot):
+    path, manifest = snapshot
+    size = sum(item["size"] for item in manifest["files"].values())
+    used = int(host.check_output(f"du -sB1 /srv/models/{MODEL}").split()[0])
+    assert used <= size * 1.05
+    assert not host.file(f"{path}/.git").exists
+
+
+def test_the_engine_cannot_change_its_model(host, snapshot):
+    path, _ = snapshot
+    assert host.run(f"runuser -u vllm -- test -r {path}/model.safetensors").rc == 0
+    assert host.run(f"runuser -u vllm -- test -w {path}/model.safetensors").rc != 0
+    assert host.run(f"runuser -u vllm -- touch {path}/x").rc != 0
+
+
+def test_the_receipt_lists_what_is_there(host, receipt):
+    listed = {item["path"] for item in receipt["files"]}
+    assert "/etc/systemd/system/vllm@.service" in listed
+    for item in receipt["files"]:
+        if "sha256" in item and item["sha256"]:
+            content = host.file(item["path"]).content
+            assert hashlib.sha256(content).hexdigest() == item["sha256"], item["path"]

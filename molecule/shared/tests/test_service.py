@@ -1,0 +1,88 @@
+"""The systemd service as an operator meets it."""
+
+import pytest
+from conftest import INSTANCE, UNIT
+
+testinfra_hosts = ["ansible://vllm"]
+
+
+@pytest.fixture(scope="module")
+def properties(host):
+    lines = host.check_output(f"systemctl show {UNIT}").splitlines()
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def test_it_runs_and_is_enabled_at_boot(host):
+    service = host.service(UNIT)
+    assert service.is_running
+    assert service.is_enabled
+
+
+def test_systemctl_status_and_the_journal_speak_of_it(host):
+    assert "active (running)" in host.check_output(f"systemctl status --no-pager {UNIT}")
+    assert "Starting vLLM" in host.check_output(f"journalctl --no-pager -u {UNIT}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("User", "vllm"),
+        ("Group", "vllm"),
+        ("Restart", "always"),
+        ("KillMode", "mixed"),
+        ("PrivateNetwork", "yes"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "yes"),
+        ("PrivateDevices", "yes"),
+        ("PrivateUsers", "yes"),
+        ("CapabilityBoundingSet", ""),
+        ("NRestarts", "0"),
+    ],
+)
+def test_its_properties(properties, name, value):
+    assert properties[name] == value
+
+
+def test_the_engine_has_no_network(host, properties):
+    links = host.check_output(f"nsenter --net --target {properties['MainPID']} ip -brief link")
+    assert [line.split()[0] for line in links.splitlines()] == ["lo"]
+
+
+def test_its_processes_are_not_roots(host):
+    users = host.check_output("ps -eo user:20,args --no-headers").splitlines()
+    engine = [line.split()[0] for line in users if "/opt/vllm/" in line and "ps -eo" not in line]
+    assert engine
+    assert set(engine) == {"vllm"}
+
+
+def test_the_socket_is_for_the_engine_and_its_group(host):
+    socket = host.file(f"/run/vllm/{INSTANCE}/api.sock")
+    assert socket.is_socket
+    assert (socket.user, socket.group) == ("vllm", "vllm")
+    assert socket.mode & 0o007 == 0
+    assert host.file(f"/run/vllm/{INSTANCE}").mode == 0o750
+
+
+@pytest.mark.parametrize(
+    ("path", "user", "group", "mode"),
+    [
+        ("/etc/vllm", "root", "root", 0o755),
+        (f"/etc/vllm/{INSTANCE}.yaml", "root", "vllm", 0o640),
+        (f"/etc/vllm/{INSTANCE}.env", "root", "root", 0o600),
+        ("/etc/systemd/system/vllm@.service", "root", "root", 0o644),
+        (f"/var/cache/vllm/{INSTANCE}", "vllm", "vllm", 0o700),
+        ("/var/lib/vllm/receipt.json", "root", "root", 0o600),
+        ("/opt/miniconda3/.condarc", "root", "root", 0o644),
+    ],
+)
+def test_owners_and_modes(host, path, user, group, mode):
+    found = host.file(path)
+    assert found.exists
+    assert (found.user, found.group, found.mode) == (user, group, mode)
+
+
+def test_it_is_well_hardened(host):
+    words = host.check_output(f"systemd-analyze security --no-pager {UNIT} | tail -1").split()
+    exposure = float(next(word for word in words if word.replace(".", "").isdigit()))
+    assert exposure <= 1.0

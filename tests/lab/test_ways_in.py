@@ -1,0 +1,104 @@
+"""The four ways in that users were promised, on the lab with the real engine and model."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.lab.conftest import PROJECT, on_host, run
+from vllm_ansible import ProvisionError, provision
+
+pytestmark = pytest.mark.lab
+UNIT = "vllm@smollm2-135m.service"
+
+
+def changed_by_host(output):
+    """Read Ansible's recap: {host: number of changes}."""
+    return {
+        host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=.*changed=(\d+)", output, re.M)
+    }
+
+
+def test_lab_up_ends_with_the_models_answer(lab_up):
+    assert lab_up.returncode == 0, lab_up.stdout + lab_up.stderr
+    assert "Paris" in lab_up.stdout
+    assert "tokens/s" in lab_up.stdout
+
+
+def test_a_second_ansible_run_changes_nothing(lab_up):
+    done = run("ansible-playbook", "site.yml", "-i", "inventories/lab")
+    assert done.returncode == 0, done.stdout
+    changes = changed_by_host(done.stdout)
+    assert "cpu1" in changes
+    assert set(changes.values()) == {0}
+    assert "Paris" in done.stdout
+
+
+def test_check_mode_on_a_finished_host_finds_nothing_to_do(lab_up):
+    done = run("ansible-playbook", "site.yml", "-i", "inventories/lab", "--check", "--diff")
+    assert done.returncode == 0, done.stdout
+    assert set(changed_by_host(done.stdout).values()) == {0}
+
+
+def test_the_program_prints_json_for_machines(lab_up):
+    done = run("./scripts/provision", "-i", "inventories/lab", "--limit", "cpu1,localhost", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    answer = result["hosts"]["cpu1"]["answers"][0]
+    assert answer["instance"] == "smollm2-135m"
+    assert "Paris" in answer["answer"]
+    assert "Verify: ok cpu1" in done.stderr  # progress in plain lines, as stderr is no terminal
+
+
+def test_python_gets_typed_results(lab_up):
+    events = []
+    result = provision(PROJECT / "inventories/lab", on_event=events.append)
+    assert result.changed == 0
+    assert result.hosts["cpu1"].stages["Verify"].ok >= 1
+    assert "Paris" in result.hosts["cpu1"].answers[0].answer
+    assert {event.kind for event in events} >= {"stage", "task", "ok"}
+
+
+def test_python_gets_a_typed_error_with_host_task_and_message(lab_up):
+    with pytest.raises(ProvisionError) as caught:
+        provision(PROJECT / "inventories/lab", extra_vars={"vllm_engine": {"version": "9.9.9"}})
+    assert caught.value.stage == "Validate"
+    assert caught.value.task == "The inventory says only what it may"
+    assert "9.9.9" in caught.value.message
+    assert "0.31.0" in caught.value.message
+
+
+def test_systemctl_and_journalctl_know_the_instance(lab_up):
+    assert "active (running)" in on_host("systemctl", "status", "--no-pager", UNIT).stdout
+    assert on_host("journalctl", "--no-pager", "-n", "5", "-u", UNIT).stdout.strip()
+    assert on_host("systemctl", "stop", UNIT).returncode == 0
+    assert on_host("systemctl", "is-active", UNIT).stdout.strip() in ("inactive", "failed")
+
+
+def test_a_stopped_service_is_found_and_started_again(lab_up):
+    """The receipt says that the unit runs; the host says that it does not: the chain repairs it."""
+    done = run("ansible-playbook", "site.yml", "-i", "inventories/lab")
+    assert done.returncode == 0, done.stdout
+    assert changed_by_host(done.stdout)["cpu1"] > 0
+    assert "Paris" in done.stdout
+
+
+def test_the_first_play_boots_machines_that_do_not_run(lab_up):
+    """Machines that were switched off come back with what was on them."""
+    on_host("poweroff")
+    done = run("ansible-playbook", "site.yml", "-i", "inventories/lab")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Paris" in done.stdout
+
+
+def test_lab_down_leaves_nothing(lab_up):
+    assert run("./scripts/lab", "down").returncode == 0
+    shown = {
+        "processes": subprocess.getoutput("pgrep -fa 'systemd-nspawn.*lab-'"),
+        "links": subprocess.getoutput("ip -brief link | grep -E 'vl-lab|vb-lab'"),
+        "mounts": subprocess.getoutput("grep /var/lib/vllm-lab/lab /proc/mounts"),
+        "tables": subprocess.getoutput("nft list tables | grep -w vllm_lab"),
+        "state": subprocess.getoutput("ls /var/lib/vllm-lab/lab 2>/dev/null"),
+    }
+    assert shown == dict.fromkeys(shown, "")
