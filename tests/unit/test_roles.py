@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from vllm_ansible.cli.role_docs import render
-from vllm_ansible.paths import PROJECT_ROOT
+from vllm_ansible.paths import PROJECT
 
-ROLES = sorted(path.parent.parent for path in PROJECT_ROOT.glob("roles/*/meta/main.yml"))
+ROLES = sorted(path.parent.parent for path in PROJECT.glob("roles/*/meta/main.yml"))
 
 
 def load(path):

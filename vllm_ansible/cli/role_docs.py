@@ -10,7 +10,7 @@ import jinja2
 import typer
 import yaml
 
-from vllm_ansible.paths import PROJECT_ROOT
+from vllm_ansible.paths import PROJECT
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -110,7 +110,7 @@ def main(
 ) -> None:
     """Write roles/*/README.md from each role's argument specs."""
     stale = []
-    for role in sorted(path.parent.parent for path in PROJECT_ROOT.glob("roles/*/meta/main.yml")):
+    for role in sorted(path.parent.parent for path in PROJECT.glob("roles/*/meta/main.yml")):
         page, text = role / "README.md", render(role)
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             stale.append(role.name)

@@ -139,5 +139,5 @@ def _message(found: Mapping[str, Any]) -> str:
         if item.get("failed"):
             return _message(item)
     words = [str(found.get("msg") or "")]
-    words += [str(found[key]) for key in ("stderr", "stdout") if found.get(key)]
+    words += [str(found[key]) for key in ("stderr", "stdout", "module_stderr") if found.get(key)]
     return "\n".join(word.strip() for word in words if word.strip()) or "no message"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ansible_runner
-from vllm_ansible.paths import PROJECT_ROOT
+from vllm_ansible.paths import PROJECT
 
 from vllm_ansible.provision.collect import Collector
 from vllm_ansible.provision.result import ProvisionError, ProvisionResult
@@ -74,7 +75,7 @@ def provision(
     with tempfile.TemporaryDirectory(prefix="vllm-ansible-") as private_data_dir:
         runner = ansible_runner.run(
             private_data_dir=private_data_dir,
-            project_dir=str(PROJECT_ROOT),
+            project_dir=str(PROJECT),
             playbook=str(playbook),
             inventory=[str(Path(path).absolute()) for path in _as_list(inventory)],
             limit=limit,
@@ -117,8 +118,14 @@ def _command_line(check: bool, diff: bool, vault_password_file: str | Path | Non
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(PROJECT_ROOT), os.environ.get("PYTHONPATH"))))
-    return {"ANSIBLE_CONFIG": str(PROJECT_ROOT / "ansible.cfg"), "PYTHONPATH": path}
+    # ansible-playbook stands beside this interpreter, whether or not its environment is activated.
+    programs = (str(Path(sys.executable).parent), os.environ.get("PATH"))
+    modules = (str(PROJECT), os.environ.get("PYTHONPATH"))
+    return {
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+        "PATH": os.pathsep.join(filter(None, programs)),
+        "PYTHONPATH": os.pathsep.join(filter(None, modules)),
+    }
 
 
 def _last_words(output: str) -> str:
