@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +13,15 @@ pytestmark = pytest.mark.lab
 UNIT = "vllm@smollm2-135m.service"
 
 
+def lines(*words):
+    """Lines that a program prints."""
+    return run(*words).stdout.splitlines()
+
+
 def changed_by_host(output):
     """Read Ansible's recap: {host: number of changes}."""
-    return {
-        host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=.*changed=(\d+)", output, re.M)
-    }
+    found = re.findall(r"^(\S+)\s+: ok=.*changed=(\d+)", output, re.MULTILINE)
+    return {host: int(count) for host, count in found}
 
 
 def test_lab_up_ends_with_the_models_answer(lab_up):
@@ -42,7 +46,8 @@ def test_check_mode_on_a_finished_host_finds_nothing_to_do(lab_up):
 
 
 def test_the_program_prints_json_for_machines(lab_up):
-    done = run("./scripts/provision", "-i", "inventories/lab", "--limit", "cpu1,localhost", "--json")
+    words = ("-i", "inventories/lab", "--limit", "cpu1,localhost", "--json")
+    done = run("./scripts/provision", *words)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     answer = result["hosts"]["cpu1"]["answers"][0]
@@ -95,10 +100,12 @@ def test_the_first_play_boots_machines_that_do_not_run(lab_up):
 def test_lab_down_leaves_nothing(lab_up):
     assert run("./scripts/lab", "down").returncode == 0
     shown = {
-        "processes": subprocess.getoutput("pgrep -fa 'systemd-nspawn.*lab-'"),
-        "links": subprocess.getoutput("ip -brief link | grep -E 'vl-lab|vb-lab'"),
-        "mounts": subprocess.getoutput("grep /var/lib/vllm-lab/lab /proc/mounts"),
-        "tables": subprocess.getoutput("nft list tables | grep -w vllm_lab"),
-        "state": subprocess.getoutput("ls /var/lib/vllm-lab/lab 2>/dev/null"),
+        "processes": run("pgrep", "-fa", "systemd-nspawn.*lab-").stdout,
+        "links": [
+            line for line in lines("ip", "-brief", "link") if line[:6] in ("vl-lab", "vb-lab")
+        ],
+        "mounts": [line for line in lines("findmnt", "-rn") if "/var/lib/vllm-lab/lab" in line],
+        "tables": [line for line in lines("nft", "list", "tables") if line.endswith(" vllm_lab")],
+        "state": list(Path("/var/lib/vllm-lab").glob("lab")),
     }
-    assert shown == dict.fromkeys(shown, "")
+    assert not any(shown.values()), shown

@@ -69,9 +69,7 @@ def test_a_failed_item_of_a_loop_speaks_for_the_task(collector):
 
 def test_answers_carry_the_seconds_to_ready(collector):
     collector.handle(play("Verify"))
-    collector.handle(
-        outcome("ok", action="instance_ready", unit="vllm@chat.service", seconds=45.2)
-    )
+    collector.handle(outcome("ok", action="instance_ready", unit="vllm@chat.service", seconds=45.2))
     answer = {
         "base_url": "http://192.0.2.7:8000/v1",
         "model": "m",
@@ -128,7 +126,10 @@ def test_plain_lines_where_there_is_no_terminal():
         on_event(TaskEvent("stage", "Engine", "", "", 0.0))
         on_event(TaskEvent("task", "Engine", "Conda", "", 1.0))
         on_event(TaskEvent("changed", "Engine", "Conda", "h1", 61.0))
-    assert captured.get().splitlines() == ["  0:00 Engine: stage", "  1:01 Engine: changed h1: Conda"]
+    assert captured.get().splitlines() == [
+        "  0:00 Engine: stage",
+        "  1:01 Engine: changed h1: Conda",
+    ]
     assert found.failures == []
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ansible_runner
-from vllm_ansible.paths import PROJECT
 
+from vllm_ansible.paths import PROJECT
 from vllm_ansible.provision.collect import Collector
 from vllm_ansible.provision.result import ProvisionError, ProvisionResult
 

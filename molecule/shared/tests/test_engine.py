@@ -12,7 +12,10 @@ CURRENT = "/opt/vllm/current"
 
 @pytest.fixture(scope="module")
 def packages(host):
-    code = "import importlib.metadata as m, json; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+    code = (
+        "import importlib.metadata as m, json; "
+        "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+    )
     return json.loads(host.check_output(f"{CURRENT}/bin/python -c '{code}'"))
 
 
@@ -88,6 +91,6 @@ def test_the_receipt_lists_what_is_there(host, receipt):
     listed = {item["path"] for item in receipt["files"]}
     assert "/etc/systemd/system/vllm@.service" in listed
     for item in receipt["files"]:
-        if "sha256" in item and item["sha256"]:
+        if item.get("sha256"):
             content = host.file(item["path"]).content
             assert hashlib.sha256(content).hexdigest() == item["sha256"], item["path"]

@@ -55,5 +55,6 @@ def test_the_key_is_nowhere_else(host, key):
     hidden = key[3:]
     assert hidden not in host.run("ps axww -o args").stdout
     assert hidden not in host.run("journalctl --no-pager --boot").stdout
-    found = host.run(f"grep -rlF -- {hidden} /etc /var/lib/vllm /var/log /run/vllm /opt/miniconda3/.condarc")
+    places = "/etc /var/lib/vllm /var/log /run/vllm /opt/miniconda3/.condarc"
+    found = host.run(f"grep -rlF -- {hidden} {places}")
     assert sorted(found.stdout.split()) == ["/etc/nginx/vllm/keys.map", "/etc/vllm/api_key"]
