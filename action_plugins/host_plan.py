@@ -1,0 +1,95 @@
+"""Action: decides everything for a host from its words and facts. Changes nothing on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from pydantic import ValidationError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vllm_ansible.data import project_data
+from vllm_ansible.inventory import facts_file, read_host
+from vllm_ansible.plan import HostFacts, PlanError, plan_host
+from vllm_ansible.plan.probe import probe_urls
+
+display = Display()
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Returns `plan` (and `ansible_facts.vllm_plan`) and `facts`.
+
+    Without `facts` it asks the host itself with the module `host_facts`, which then also probes
+    the indexes that the host's words and mirrors' profile name.
+    """
+
+    _VALID_ARGS = frozenset(("facts", "receipt_path"))
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Decides; fails with every reason why the host cannot take what is asked for."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        # A plan is long, and may hold a secret that an instance's environment needs.
+        result["_ansible_verbose_override"] = True
+        variables = task_vars or {}
+        host = str(variables["inventory_hostname"])
+        words = read_host(host, variables["hostvars"], self._loader)
+        checked = words.check()
+        if checked.words is None:
+            return result | {"failed": True, "msg": "\n".join(map(str, checked.problems))}
+        facts = self._facts(probe_urls(checked.words, project_data()), variables)
+        if facts.get("failed"):
+            return result | facts
+        try:
+            plan = plan_host(
+                checked.words, HostFacts.model_validate(facts), project_data(),
+                words.key_fingerprint(), name=host, secret_fingerprints=words.secret_fingerprints(),
+            )  # fmt: skip
+        except PlanError as error:
+            return result | {"failed": True, "msg": str(error)}
+        except ValidationError as error:
+            return result | {"failed": True, "msg": f"{host}: facts are not as expected: {error}"}
+        for notice in plan.notices:
+            display.display(f"{host}: {notice}")
+        self._remember(host, facts, variables)
+        if not plan.packages.locked:
+            return result | {"failed": True, "msg": _unlocked(host, plan.notices)}
+        content = plan.model_dump(mode="json")
+        return result | {
+            "changed": False, "plan": content, "facts": facts,
+            "ansible_facts": {"vllm_plan": content},
+        }  # fmt: skip
+
+    def _facts(self, urls: list[str], variables: dict[str, Any]) -> dict[str, Any]:
+        """The facts given, or asked from the host."""
+        given = self._task.args.get("facts")
+        if given is not None:
+            return dict(given)
+        path = self._task.args.get("receipt_path", "/var/lib/vllm/receipt.json")
+        arguments = {"probe_urls": urls, "receipt_path": path}
+        answer = self._execute_module("host_facts", module_args=arguments, task_vars=variables)
+        return answer if answer.get("failed") else dict(answer["facts"])
+
+    def _remember(self, host: str, facts: dict[str, Any], variables: dict[str, Any]) -> None:
+        """Keeps the facts for `scripts/plan`, which contacts no host by itself."""
+        sources = variables.get("ansible_inventory_sources") or []
+        if not sources:
+            return
+        file = facts_file(str(sources[0]), host)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+        except OSError as error:
+            display.warning(f"{file}: the facts could not be kept for scripts/plan: {error}")
+
+
+def _unlocked(host: str, notices: list[str]) -> str:
+    """The error of a combination that has no lock file."""
+    why = next((notice for notice in notices if "lock file" in notice), "no lock file")
+    return f"{host}: {why}; what is not pinned is not installed"

@@ -1,0 +1,238 @@
+"""The project's data (`group_vars/all/*.yml` and the lock files), read once, typed and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from vllm_ansible import paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^(https?|git|ssh|file)://[^\s]+$")]
+Device = Literal["cpu", "gpu"]
+TorchSource = Literal["cpu-index", "default-index"]
+
+
+class DataError(Exception):
+    """The project's own data is wrong: names the file, the entry and what is expected."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VllmVersion(_Data):
+    """What is known of one vLLM release."""
+
+    python: str
+    torch: str
+    devices: list[Device]
+
+    def supports(self, python: str) -> bool:
+        """Whether this release runs on a Python such as `3.10`."""
+        return Version(python) in SpecifierSet(self.python)
+
+
+class SecurityFloor(_Data):
+    """Flaws that every version below `fixed_in` carries."""
+
+    fixed_in: str
+    ids: list[str]
+    refused: bool
+
+
+class FlagSpan(_Data):
+    """The versions that know a flag: from `since` on, before `until`."""
+
+    since: str | None = None
+    until: str | None = None
+
+
+class DriverFloor(_Data):
+    """The oldest NVIDIA driver branch for GPU wheels from a vLLM version on."""
+
+    vllm_from: str
+    driver: int
+
+
+class Versions(_Data):
+    """The content of versions.yml."""
+
+    default_vllm: str
+    default_python: str
+    pythons: list[str]
+    vllm: dict[str, VllmVersion]
+    security_floors: list[SecurityFloor]
+    flags: dict[str, FlagSpan]
+    gpu_driver_floors: list[DriverFloor]
+    uv: str
+    default_miniconda: str
+    miniconda: dict[str, dict[str, Sha256]]
+
+    def flaws(self, version: str) -> list[SecurityFloor]:
+        """The known flaws of a vLLM version, oldest fix first."""
+        return [f for f in self.security_floors if Version(version) < Version(f.fixed_in)]
+
+    def knows_flag(self, version: str, flag: str) -> bool:
+        """Whether a vLLM version has a flag; a flag without an entry is taken to exist."""
+        span = self.flags.get(flag, FlagSpan())
+        since = span.since is None or Version(version) >= Version(span.since)
+        return since and (span.until is None or Version(version) < Version(span.until))
+
+    def driver_floor(self, version: str) -> int | None:
+        """The oldest driver branch that a version's GPU wheel runs on, where one is known."""
+        floors = [
+            f.driver for f in self.gpu_driver_floors if Version(version) >= Version(f.vllm_from)
+        ]
+        return max(floors, default=None)
+
+
+class CondaMirror(_Data):
+    """Channels as `.condarc` names them."""
+
+    default_channels: list[Url] = Field(default_factory=list)
+    custom_channels: dict[str, Url] = Field(default_factory=dict)
+
+
+class PackageMirror(_Data):
+    """Package indexes; a null default leaves the client its own."""
+
+    default_index: Url | None = None
+    engine_indexes: list[Url] = Field(default_factory=list)
+    torch_indexes: list[Url] = Field(default_factory=list)
+    torch_find_links: list[Url] = Field(default_factory=list)
+
+
+class Profile(_Data):
+    """One set of mirrors."""
+
+    miniconda: list[Url] = Field(default_factory=list)
+    conda: CondaMirror = CondaMirror()
+    packages: PackageMirror = PackageMirror()
+
+
+class Mirrors(_Data):
+    """The content of mirrors.yml."""
+
+    default_profile: str
+    profiles: dict[str, Profile]
+
+
+class FileSum(_Data):
+    """Size in bytes and checksum of one file of a model."""
+
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Source(_Data):
+    """One place to fetch a model from; its own commit where it differs from the model's."""
+
+    kind: Literal["git-lfs"]
+    url: Url
+    revision: Commit | None = None
+
+
+class Model(_Data):
+    """A model of the catalogue; also what `vllm_models` of an inventory adds."""
+
+    sources: list[Source] = Field(min_length=1)
+    revision: Commit
+    include: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
+    files: dict[str, FileSum] = Field(default_factory=dict)
+
+
+class Data(_Data):
+    """All that a decision may look up besides the inventory's words and the host's facts.
+
+    `locks` maps (vLLM version, device, Python, source of torch) to requirements with versions.
+    `code_digest` changes when what carries the plan out (roles, modules) does: a receipt made by
+    other code is no proof that a host is as this code would leave it.
+    """
+
+    versions: Versions
+    mirrors: Mirrors
+    models: dict[str, Model]
+    locks: dict[tuple[str, str, str, str], list[str]]
+    code_digest: str = ""
+
+
+_LOCK_NAME = re.compile(
+    r"vllm-(?P<version>.+)-(?P<device>cpu|gpu)-py(?P<python>3\.\d+)"
+    r"-(?P<source>cpu-index|default-index)\.txt"
+)
+_CARRIERS = ("roles/*/defaults", "roles/*/handlers", "roles/*/tasks", "roles/*/templates")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a mapping at the top")
+    return content
+
+
+def _locks(folder: Path) -> dict[tuple[str, str, str, str], list[str]]:
+    """Reads every lock file; comments are dropped."""
+    found = {}
+    for path in sorted(folder.glob("*.txt")):
+        match = _LOCK_NAME.fullmatch(path.name)
+        if match is None:
+            raise DataError(f"{path}: the name does not say version, device, Python and source")
+        lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+        key = (match["version"], match["device"], match["python"], match["source"])
+        found[key] = [line for line in lines if line]
+    return found
+
+
+def code_digest(project: Path) -> str:
+    """A checksum (hex) over the roles and modules that carry a plan out."""
+    folders = [f for pattern in _CARRIERS for f in project.glob(pattern)]
+    folders += [project / "library", project / "module_utils"]
+    files = sorted(
+        f for top in folders for f in top.rglob("*") if f.is_file() and f.suffix != ".pyc"
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(project)}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load_data(folder: Path, locks: Path, digest: str = "") -> Data:
+    """Reads and checks the data in `folder` and the lock files in `locks`.
+
+    Raises:
+        DataError: A file cannot be read or an entry is wrong.
+    """
+    try:
+        return Data(
+            versions=_read(folder / "versions.yml")["vllm_data_versions"],
+            mirrors=_read(folder / "mirrors.yml")["vllm_data_mirrors"],
+            models=_read(folder / "models.yml")["vllm_data_models"],
+            locks=_locks(locks),
+            code_digest=digest,
+        )
+    except KeyError as error:
+        raise DataError(f"{folder}: {error} is missing") from error
+    except ValidationError as error:
+        raise DataError(f"{folder}: {error}") from error
+
+
+@cache
+def project_data() -> Data:
+    """The project's own data."""
+    return load_data(paths.DATA, paths.LOCKS, code_digest(paths.PROJECT))

@@ -1,0 +1,253 @@
+"""Reads inventories with Ansible's own classes, inside an action plugin and on its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+# Where a value came from is known to ansible-core alone; there is no public name for these tags.
+from ansible._internal._datatag._tags import Origin, SourceWasEncrypted, VaultedValue
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import EncryptedString
+from ansible.template import Templar
+
+from vllm_ansible import paths
+from vllm_ansible.data import project_data
+from vllm_ansible.schema import Checked, Problem, check_host, masked
+from vllm_ansible.schema.check import WORDS, is_secret
+from vllm_ansible.schema.problems import NOTHING, dotted, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUP = "vllm"
+
+
+class InventoryError(Exception):
+    """An inventory that cannot be read, or that says what it may not.
+
+    Attributes:
+        problems: Every error found, of every host.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+@dataclass
+class HostWords:
+    """One host's variables that concern us, templated and plain."""
+
+    host: str
+    variables: dict[str, Any] = field(default_factory=dict)
+    sealed: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+
+    def check(self) -> Checked:
+        """Checks the words; what could not be read counts as an error too."""
+        checked = check_host(self.host, self.variables, project_data(), self.sealed)
+        unread = {problem.variable for problem in self.problems}
+        others = [one for one in checked.problems if one.variable not in unread]
+        problems = sorted({*self.problems, *others})
+        return Checked(None if problems else checked.words, problems)
+
+    def key_fingerprint(self) -> str | None:
+        """A fingerprint of the API key that the controller gives, or None."""
+        gateway = self.variables.get("vllm_gateway")
+        if not isinstance(gateway, Mapping):
+            return None
+        key, file = gateway.get("api_key"), gateway.get("api_key_file")
+        if file:
+            key = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
+        return fingerprint(str(key)) if key else None
+
+    def secret_fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the secrets in instances' environments, by path."""
+        found = {}
+        for index, instance in enumerate(self.variables.get("vllm_instances", [])):
+            for name, value in instance.get("env", {}).items():
+                path = ["vllm_instances", index, "env", name]
+                if is_secret(path):
+                    found[dotted(path)] = fingerprint(str(value))
+        return found
+
+
+def fingerprint(secret: str) -> str:
+    """Tells one secret from another without telling it: 16 characters of a SHA-256."""
+    return hashlib.sha256(f"vllm-ansible\0{secret}".encode()).hexdigest()[:16]
+
+
+@cache
+def role_variable_names() -> frozenset[str]:
+    """The variables that roles document: an inventory may set them, and that changes a host."""
+    names: set[str] = set()
+    for file in sorted((paths.PROJECT / "roles").glob("*/defaults/main.yml")):
+        names |= set(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    return frozenset(names)
+
+
+class _Reader:
+    """Templates the variables of one host, leaf by leaf, so that an error names its place."""
+
+    def __init__(self, host: str, raw: Mapping[str, Any], hostvars: Any, loader: Any) -> None:
+        self.words = HostWords(host)
+        self._raw = raw
+        self._templar = Templar(loader=loader, variables={**raw, "hostvars": hostvars})
+
+    def read(self) -> HostWords:
+        variables = self.words.variables
+        for name in self._raw:
+            variables[str(name)] = self._resolve([str(name)], self._raw[name]) if (
+                name in WORDS
+            ) else ""  # fmt: skip
+        roles = {
+            n: self._resolve([n], self._raw[n]) for n in self._raw if n in role_variable_names()
+        }
+        variables["__role_variables__"] = roles
+        return self.words
+
+    def _refuse(self, path: Sequence[str | int], given: Any, allowed: str) -> None:
+        text = "a value that is not shown" if is_secret(path) else shown(given)
+        self.words.problems.append(Problem(self.words.host, dotted(path), text, masked(allowed)))
+
+    def _resolve(self, path: list[str | int], value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): self._resolve([*path, str(key)], value[key]) for key in value}
+        if isinstance(value, (list, tuple)):
+            return [self._resolve([*path, index], one) for index, one in enumerate(value)]
+        if not isinstance(value, (str, EncryptedString)):
+            return _plain(value)
+        try:
+            result = self._templar.template(value)
+        except AnsibleError as error:
+            return self._unresolved(path, value, error)
+        computed = isinstance(value, str) and self._templar.is_template(value)
+        return self._finished(path, result, computed=computed)
+
+    def _unresolved(self, path: list[str | int], value: Any, error: AnsibleError) -> Any:
+        """A value that cannot be had: sealed when it is a secret in a vault, else an error."""
+        locked = isinstance(value, EncryptedString) or "vault" in str(error).lower()
+        if locked and is_secret(path):
+            self.words.sealed.add(dotted(path))
+            return ""
+        reason = str(error).splitlines()[0]
+        if isinstance(value, EncryptedString):
+            self._refuse(path, "a vaulted value", f"one that opens: {reason}")
+        else:
+            self._refuse(path, str(value), f"a template that can be resolved: {reason}")
+        return NOTHING if len(path) == 1 else None
+
+    def _finished(self, path: list[str | int], value: Any, *, computed: bool) -> Any:
+        """The plain value, with the places noted whose content came out of a vault."""
+        if isinstance(value, Mapping):
+            return {
+                str(key): self._finished([*path, str(key)], value[key], computed=computed)
+                for key in value
+            }
+        if isinstance(value, (list, tuple)):
+            return [
+                self._finished([*path, index], one, computed=computed)
+                for index, one in enumerate(value)
+            ]
+        if _is_sealed(value, computed=computed):
+            self.words.sealed.add(dotted(path))
+        return _plain(value)
+
+
+def _is_sealed(value: Any, *, computed: bool) -> bool:
+    """Whether a value came out of a vault, or was computed from what is in no file of ours.
+
+    A filter takes Ansible's mark away, so a computed value without an origin in a file is
+    believed; one that merely refers to clear text in a file still has its origin there.
+    """
+    if VaultedValue.is_tagged_on(value) or SourceWasEncrypted.is_tagged_on(value):
+        return True
+    origin = Origin.get_tag(value)
+    return computed and (origin is None or origin.path is None)
+
+
+def _plain(value: Any) -> Any:
+    """The value without Ansible's tags."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    return str(value)
+
+
+def read_host(host: str, hostvars: Any, loader: Any) -> HostWords:
+    """The words of one host, from Ansible's `hostvars` (with extra variables and `add_host`)."""
+    try:
+        raw = hostvars.raw_get(host)
+    except AnsibleError as error:
+        problem = Problem(host, "variables", "", f"only what can be read: {masked(str(error))}")
+        return HostWords(host, problems=[problem])
+    return _Reader(host, raw, hostvars, loader).read()
+
+
+def read_inventory(
+    source: Path, limit: str | None = None, vault_password_file: Path | None = None
+) -> list[HostWords]:
+    """The words of every host of the group `vllm`, without a playbook.
+
+    Args:
+        source: An inventory file or directory.
+        limit: A host pattern, as `--limit` takes it.
+        vault_password_file: As `ansible-playbook` takes it; else ansible.cfg and the environment.
+
+    Raises:
+        InventoryError: No such inventory, or no servers in it, or none that `limit` names.
+    """
+    # Imported here: they start Ansible's plugin loader, which an action plugin has long done.
+    from ansible.cli import CLI  # noqa: PLC0415
+    from ansible.inventory.manager import InventoryManager  # noqa: PLC0415
+    from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
+    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
+    from ansible.vars.hostvars import HostVars  # noqa: PLC0415
+    from ansible.vars.manager import VariableManager  # noqa: PLC0415
+
+    if not source.exists():
+        raise InventoryError([_no_inventory(str(source))])
+    init_plugin_loader()
+    loader = DataLoader()
+    loader.set_basedir(str(paths.PROJECT))
+    files = [str(vault_password_file)] if vault_password_file else None
+    try:
+        CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=files, auto_prompt=False)
+        inventory = InventoryManager(loader=loader, sources=[str(source)])
+        if limit:
+            inventory.subset(limit)
+        names = [host.name for host in inventory.get_hosts(GROUP)]
+    except AnsibleError as error:
+        problem = Problem("", str(source), "", f"an inventory that can be read: {error}")
+        raise InventoryError([problem]) from error
+    if not names:
+        raise InventoryError([no_servers(str(source), limit)])
+    manager = VariableManager(loader=loader, inventory=inventory)
+    hostvars = HostVars(inventory=inventory, variable_manager=manager, loader=loader)
+    return [read_host(name, hostvars, loader) for name in names]
+
+
+def _no_inventory(source: str) -> Problem:
+    return Problem("", source, "a path that does not exist", "an inventory file or directory")
+
+
+def no_servers(source: str, limit: str | None = None) -> Problem:
+    """The error of an inventory without servers."""
+    given = f"no host in the group {GROUP}" + (f" with --limit {limit}" if limit else "")
+    return Problem("", source, given, f"at least one host in {GROUP} (see inventories/example)")
+
+
+def facts_file(source: str, host: str) -> Path:
+    """Where a host's last known facts are kept on the controller."""
+    key = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in host)
+    return paths.CACHE / "facts" / key / f"{safe}.json"

@@ -1,0 +1,161 @@
+"""The one function that decides everything for a host. Pure: no file, no network, no clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm_ansible.plan import engine, host, serving
+from vllm_ansible.plan.context import Context
+from vllm_ansible.plan.result import (
+    GatewayPlan,
+    HostPlan,
+    Key,
+    Link,
+    Managed,
+    ManagedFile,
+    PlanError,
+    canonical,
+    plan_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_ansible.data import Data
+    from vllm_ansible.plan.facts import HostFacts
+    from vllm_ansible.plan.result import InstancePlan
+    from vllm_ansible.schema import Words
+
+ROUTES = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
+APT = ["ca-certificates", "git", "git-lfs", "nginx"]
+# torch.compile builds C++ at run time; eager mode needs no compiler.
+COMPILER = ["g++"]
+
+
+def plan_host(
+    words: Words,
+    facts: HostFacts,
+    data: Data,
+    key_fingerprint: str | None = None,
+    *,
+    name: str = "",
+    secret_fingerprints: Mapping[str, str] | None = None,
+) -> HostPlan:
+    """Decides everything for one host.
+
+    Args:
+        words: What the inventory says, checked.
+        facts: What the host is.
+        data: The project's data.
+        key_fingerprint: A fingerprint of the API key that the controller gives, if it gives one.
+        name: The host's name in the inventory.
+        secret_fingerprints: Fingerprints of secret values of instances' environments, by path.
+
+    Returns:
+        The plan, with the reasons of its decisions.
+
+    Raises:
+        PlanError: The host cannot take it; lists every shortage with its figures.
+    """
+    context = Context(words=words, facts=facts, data=data)
+    device = engine.choose_device(context)
+    packages, torch_source, torch = engine.choose_packages(context, device)
+    release = engine.name_release(context, device, packages, torch_source, torch)
+    models = serving.choose_models(context)
+    instances = serving.choose_instances(context, device, models)
+    host.check_host(context, release, models, instances)
+    if context.problems:
+        raise PlanError(name, context.problems)
+    plan = HostPlan(
+        host=name,
+        device=device,
+        release=release,
+        miniconda=engine.choose_miniconda(context),
+        environment=engine.environment(release),
+        packages=packages,
+        models=models,
+        instances=instances,
+        gateway=_gateway(context, key_fingerprint),
+        apt=sorted(APT + (COMPILER if any(i.compile for i in words.instances) else [])),
+        managed=_managed(release.path, instances),
+        notices=context.notices,
+        reasons=context.reasons,
+    )
+    also = [data.code_digest, words.role_variables, dict(secret_fingerprints or {})]
+    digest = plan_digest(_without_secrets(plan), *also)
+    return plan.model_copy(update={"digest": digest, "receipt": _receipt(plan)})
+
+
+def _without_secrets(plan: HostPlan) -> HostPlan:
+    """The plan with secret values out: a fingerprint of each goes into the digest instead."""
+    instances = [
+        one.model_copy(
+            update={
+                "environment": {
+                    key: "" if key in one.secret_names else value
+                    for key, value in one.environment.items()
+                }
+            }
+        )
+        for one in plan.instances
+    ]
+    return plan.model_copy(update={"instances": instances})
+
+
+def _gateway(context: Context, fingerprint: str | None) -> GatewayPlan:
+    gateway = context.words.gateway
+    if gateway.api_key is not None:
+        source = "inventory"
+    elif gateway.api_key_file is not None:
+        source = "controller-file"
+    else:
+        source = "generated"
+        context.because("gateway.key", source, "the inventory gives none: it is made on the host")
+    return GatewayPlan(
+        listen=gateway.listen,
+        routes=gateway.routes or ROUTES,
+        key=Key(source=source, fingerprint=fingerprint),
+    )
+
+
+def _managed(release_path: str, instances: list[InstancePlan]) -> Managed:
+    """What the roles leave on the host, for the receipt."""
+    files = [
+        ManagedFile(path="/opt/miniconda3/.condarc", secret=False),
+        ManagedFile(path="/etc/systemd/system/nginx.service.d/vllm.conf", secret=False),
+        ManagedFile(path="/etc/systemd/system/vllm@.service", secret=False),
+        ManagedFile(path="/etc/nginx/conf.d/vllm.conf", secret=False),
+        ManagedFile(path="/etc/nginx/vllm/keys.map", secret=True),
+        ManagedFile(path="/etc/vllm/api_key", secret=True),
+    ]
+    for one in instances:
+        files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
+        files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
+    return Managed(
+        files=files,
+        links=[Link(path="/opt/vllm/current", target=release_path)],
+        units=[*(one.unit for one in instances), "nginx.service"],
+    )
+
+
+def _receipt(plan: HostPlan) -> dict[str, Any]:
+    """What the receipt keeps of the plan: no secret, and no more than later work asks it for."""
+    models = [
+        model.model_dump(mode="json", include={"name", "revision", "path", "include"})
+        for model in plan.models
+    ]
+    instances = [
+        {
+            **one.model_dump(
+                mode="json", include={"name", "unit", "model", "port", "served_names", "socket"}
+            ),
+            "config_digest": canonical(one.config),
+        }
+        for one in plan.instances
+    ]
+    return {
+        "plan_format": plan.plan_format,
+        "release": plan.release.model_dump(mode="json"),
+        "models": models,
+        "instances": instances,
+    }

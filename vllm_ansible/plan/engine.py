@@ -1,0 +1,201 @@
+"""Decisions about the engine: device, packages and their sources, release, Miniconda."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
+
+if TYPE_CHECKING:
+    from vllm_ansible.data import Device, PackageMirror, Profile, TorchSource
+    from vllm_ansible.plan.context import Context
+
+MINICONDA = "/opt/miniconda3"
+RELEASES = "/opt/vllm/releases"
+
+
+def _driver_shortage(context: Context) -> str | None:
+    """Why the host's GPUs cannot be used, or None."""
+    facts, version = context.facts, context.version
+    if not facts.gpus:
+        return "the host has no NVIDIA GPU that its driver reports"
+    if facts.gpu_driver is None:
+        return f"the host has {facts.gpus[0].name} but no NVIDIA driver"
+    floor = context.data.versions.driver_floor(version)
+    major = int(re.split(r"\D", facts.gpu_driver, maxsplit=1)[0] or 0)
+    if floor is not None and major < floor:
+        return (
+            f"driver {facts.gpu_driver} is too old: vLLM {version}'s GPU wheel "
+            f"(CUDA 13.0) needs branch {floor} or newer"
+        )
+    return None
+
+
+def choose_device(context: Context) -> Device:
+    """CPU or GPU, by the words and what the host has."""
+    asked, known = context.words.engine.device, context.known
+    shortage = _driver_shortage(context)
+    if asked == "cpu":
+        context.because("device", "cpu", "the inventory asks for it")
+        return "cpu"
+    if asked == "gpu":
+        if shortage is not None:
+            context.problems.append(
+                f"vllm_engine.device is gpu, but {shortage}: install or update the driver "
+                f"(nvidia-smi shows it), or say device: cpu"
+            )
+        context.because("device", "gpu", "the inventory asks for it")
+        return "gpu"
+    if shortage is None and "gpu" in known.devices:
+        gpu = context.facts.gpus[0]
+        driver = context.facts.gpu_driver
+        context.because("device", "gpu", f"{gpu.name} with driver {driver} can be used")
+        return "gpu"
+    if "cpu" not in known.devices:
+        context.problems.append(
+            f"vLLM {context.version} has no CPU build that we install: {shortage}"
+        )
+    if context.facts.gpus:
+        context.notices.append(f"the CPU is used although the host has a GPU: {shortage}")
+    context.because("device", "cpu", shortage or "this version is not installed for GPU")
+    return "cpu"
+
+
+def profile_of(context: Context) -> Profile | None:
+    """The mirrors' profile that the words name; None for `custom`."""
+    mirrors = context.data.mirrors
+    return mirrors.profiles.get(context.words.sources.profile or mirrors.default_profile)
+
+
+def package_sources(context: Context) -> PackageMirror:
+    """The package indexes: what the words say, over what their profile says."""
+    profile, said = profile_of(context), context.words.sources.packages
+    base: dict[str, Any] = profile.packages.model_dump() if profile else {}
+    base.update({key: getattr(said, key) for key in said.model_fields_set})
+    mirror = type(context.data.mirrors.profiles["upstream"].packages)
+    values = {key: value for key, value in base.items() if value is not None}
+    values["engine_indexes"] = [
+        url.replace("{version}", context.version) for url in values.get("engine_indexes", [])
+    ]
+    return mirror(**values)
+
+
+def _torch_source(context: Context, device: Device, indexes: list[str]) -> TorchSource:
+    """Where torch comes from: as in the installed release, else by what answers now.
+
+    An index that answers today and not tomorrow must not make a new release every day.
+    """
+    if device == "gpu":
+        return "default-index"
+    installed = context.facts.installed_release()
+    same = {"version": context.version, "device": device, "python": context.python}
+    source = installed.get("torch_source")
+    if source in {"cpu-index", "default-index"} and same.items() <= installed.items():
+        context.because("torch", source, "the installed release has it from there")
+        return "cpu-index" if source == "cpu-index" else "default-index"
+    answering = [url for url in indexes if context.facts.reachable.get(url)]
+    if answering:
+        context.because("torch", "cpu-index", f"{answering[0]} answers")
+        return "cpu-index"
+    asked = ", ".join(indexes) or "none is listed"
+    context.because("torch", "default-index", f"no PyTorch CPU index answers ({asked})")
+    context.notices.append(
+        f"torch comes from the default index (built for CUDA, about 5 GB with what it needs; "
+        f"the CPU engine runs on it): no PyTorch CPU index answers ({asked})"
+    )
+    return "default-index"
+
+
+def choose_packages(context: Context, device: Device) -> tuple[Packages, TorchSource, str]:
+    """Every requirement with its version, the indexes, and where torch comes from."""
+    sources = package_sources(context)
+    torch_source = _torch_source(context, device, sources.torch_indexes)
+    lock = context.data.locks.get((context.version, device, context.python, torch_source))
+    torch = context.known.torch
+    if lock is None:
+        local = "+cpu" if device == "cpu" else ""
+        lock_of = f"vLLM {context.version}, {device}, Python {context.python}, {torch_source}"
+        context.notices.append(f"no lock file for {lock_of}: scripts/lock-engine makes one")
+        requirements = [f"vllm=={context.version}{local}", f"torch=={torch}"]
+    else:
+        requirements = lock
+        torch = next(r.split("==")[1] for r in lock if r.startswith("torch=="))
+    _flaws(context)
+    indexes = sources.engine_indexes if device == "cpu" else []
+    if torch_source == "cpu-index":
+        indexes = [*indexes, *sources.torch_indexes]
+    packages = Packages(
+        requirements=requirements,
+        locked=lock is not None,
+        indexes=indexes,
+        default_index=sources.default_index,
+        find_links=sources.torch_find_links if torch_source == "cpu-index" else [],
+        uv=context.data.versions.uv,
+    )
+    return packages, torch_source, torch
+
+
+def _flaws(context: Context) -> None:
+    """Says which known flaws the version carries."""
+    flaws = context.data.versions.flaws(context.version)
+    if flaws:
+        names = ", ".join(f"{name} (fixed in {f.fixed_in})" for f in flaws for name in f.ids)
+        context.notices.append(f"vLLM {context.version} carries known flaws: {names}")
+
+
+def name_release(
+    context: Context, device: Device, packages: Packages, torch_source: TorchSource, torch: str
+) -> Release:
+    """The release's id, from all that is in it."""
+    conda = [f"python={context.python}", "pip"]
+    parts = [context.python, packages.requirements, conda, device, context.facts.architecture]
+    identity = f"{context.version}-{device}-{canonical(parts)[:12]}"
+    vllm = next(r.split("==")[1] for r in packages.requirements if r.startswith("vllm=="))
+    return Release(
+        id=identity,
+        path=f"{RELEASES}/{identity}",
+        version=context.version,
+        device=device,
+        python=context.python,
+        vllm=vllm,
+        torch=torch,
+        torch_source=torch_source,
+    )
+
+
+def environment(release: Release) -> Environment:
+    """The conda environment of a release."""
+    return Environment(prefix=release.path, packages=[f"python={release.python}", "pip"])
+
+
+def choose_miniconda(context: Context) -> Miniconda:
+    """The installer for the host's architecture, its sources in order, and `.condarc`."""
+    said, versions = context.words.sources.miniconda, context.data.versions
+    profile = profile_of(context)
+    version = said.version or versions.default_miniconda
+    architecture = context.facts.architecture
+    filename = said.filename or f"Miniconda3-{version}-Linux-{architecture}.sh"
+    sha256 = said.sha256 or versions.miniconda.get(version, {}).get(architecture, "")
+    mirrors = said.mirrors or (profile.miniconda if profile else [])
+    return Miniconda(
+        prefix=MINICONDA,
+        version=version,
+        filename=filename,
+        sha256=sha256,
+        urls=[f"{url.rstrip('/')}/{filename}" for url in mirrors],
+        condarc=_condarc(context, profile),
+    )
+
+
+def _condarc(context: Context, profile: Profile | None) -> dict[str, Any]:
+    said = context.words.sources.conda
+    conda = said if said is not None else profile.conda if profile else None
+    return {
+        "channels": ["defaults"],
+        "default_channels": list(conda.default_channels) if conda else [],
+        "custom_channels": dict(conda.custom_channels) if conda else {},
+        "show_channel_urls": True,
+        # An update of conda itself is a decision of the plan and not of the day.
+        "auto_update_conda": False,
+    }

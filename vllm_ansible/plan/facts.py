@@ -1,0 +1,62 @@
+"""What a host is, as the module `host_facts` reports it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Gpu(BaseModel):
+    """One GPU; memory in MiB."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    memory_mib: int
+    compute_capability: str
+
+
+class HostFacts(BaseModel):
+    """Facts of one host; memory and disk in MiB, disk by mount-independent path."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    architecture: str = "x86_64"
+    distribution: str = ""
+    distribution_version: str = ""
+    glibc: str | None = None
+    python: str = ""
+    systemd: int | None = None
+    cores: int = 1
+    numa_nodes: int = 1
+    cpu_flags: list[str] = Field(default_factory=list)
+    memory_mib: int = 0
+    disk_free_mib: dict[str, int] = Field(default_factory=dict)
+    gpus: list[Gpu] = Field(default_factory=list)
+    gpu_driver: str | None = None
+    reachable: dict[str, bool] = Field(default_factory=dict)
+    receipt: dict[str, Any] | None = None
+
+    def receipt_content(self) -> dict[str, Any]:
+        """What the host's receipt says was carried out; empty without one."""
+        receipt = self.receipt or {}
+        content = receipt.get("content", receipt)
+        return content if isinstance(content, dict) else {}
+
+    def installed_release(self) -> dict[str, Any]:
+        """The release of the receipt; empty without one."""
+        release = self.receipt_content().get("release")
+        return release if isinstance(release, dict) else {}
+
+
+# For a host that has not been asked: named as assumptions wherever they are used.
+ASSUMED = HostFacts(
+    distribution="Debian",
+    distribution_version="12",
+    glibc="2.36",
+    cores=2,
+    cpu_flags=["avx2", "avx512f"],
+    memory_mib=16384,
+    disk_free_mib={"/opt": 51200, "/srv": 51200, "/var": 51200},
+)

@@ -1,0 +1,99 @@
+"""Whether the host can take what was decided: processor, libraries, memory, disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_ansible.plan.serving import size_of
+
+if TYPE_CHECKING:
+    from vllm_ansible.plan.context import Context
+    from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, Release
+
+# MiB that a release takes: measured 5530 with PyPI's torch; the others are estimates with room.
+RELEASE_MIB = {
+    ("cpu", "cpu-index"): 3000,
+    ("cpu", "default-index"): 6500,
+    ("gpu", "default-index"): 14000,
+}
+MINICONDA_MIB = 1000
+# What the wheels are built against: manylinux_2_28.
+GLIBC = (2, 28)
+# Debian 11's; the unit's directives are all known from there on.
+SYSTEMD = 247
+
+
+def check_host(
+    context: Context, release: Release, models: list[ModelSnapshot], instances: list[InstancePlan]
+) -> None:
+    """Notes every shortage of the host, with its figures."""
+    _processor(context, release)
+    _system(context)
+    _disk(context, release, models)
+    _ports(context, instances)
+
+
+def _processor(context: Context, release: Release) -> None:
+    facts = context.facts
+    if facts.architecture not in {"x86_64", "aarch64"}:
+        context.problems.append(f"the host is {facts.architecture}: x86_64 or aarch64 is needed")
+        return
+    if facts.architecture == "aarch64" and not _has_lock_for_arm():
+        context.problems.append(
+            "the host is aarch64, and the lock files are for x86_64 only so far"
+        )
+    version = context.words.sources.miniconda.version or context.data.versions.default_miniconda
+    pinned = context.data.versions.miniconda.get(version, {})
+    if context.words.sources.miniconda.sha256 is None and facts.architecture not in pinned:
+        context.problems.append(
+            f"no checksum is known of Miniconda {version} on {facts.architecture}"
+        )
+    if release.device == "cpu" and facts.architecture == "x86_64" and "avx2" not in facts.cpu_flags:
+        context.problems.append("the processor has no AVX2, which vLLM's CPU wheel needs")
+    elif release.device == "cpu" and "avx512f" not in facts.cpu_flags:
+        context.notices.append(
+            "the processor has no AVX512: the AVX2 kernels run; AWQ and GPTQ models do not"
+        )
+
+
+def _has_lock_for_arm() -> bool:
+    """Lock files do not name an architecture yet: all were made on x86_64."""
+    return False
+
+
+def _system(context: Context) -> None:
+    facts = context.facts
+    if facts.glibc and tuple(int(n) for n in facts.glibc.split(".")[:2]) < GLIBC:
+        context.problems.append(
+            f"the host has glibc {facts.glibc}, the wheel needs 2.28: Debian 11, Ubuntu 20.04+"
+        )
+    if facts.systemd is not None and facts.systemd < SYSTEMD:
+        context.problems.append(f"the host has systemd {facts.systemd}, the unit needs {SYSTEMD}")
+
+
+def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> None:
+    """Disk for what is not there yet; a model takes twice its size while git-lfs fetches it."""
+    free, receipt = context.facts.disk_free_mib, context.facts.receipt_content()
+    if context.facts.installed_release().get("id") != release.id and "/opt" in free:
+        needed = RELEASE_MIB[(release.device, release.torch_source)] + MINICONDA_MIB
+        if free["/opt"] < needed:
+            context.problems.append(
+                f"disk is short: release {release.id} and Miniconda need {needed} MiB in /opt, "
+                f"{free['/opt']} are free"
+            )
+    present = {(m.get("name"), m.get("revision")) for m in receipt.get("models", [])}
+    missing = [m for m in models if (m.name, m.revision) not in present]
+    needed = sum(2 * size_of(m) for m in missing)
+    if "/srv" in free and free["/srv"] < needed:
+        names = ", ".join(m.name for m in missing)
+        context.problems.append(
+            f"disk is short: {names} need {needed} MiB in /srv while they are fetched (git-lfs "
+            f"keeps two copies), {free['/srv']} are free"
+        )
+
+
+def _ports(context: Context, instances: list[InstancePlan]) -> None:
+    inner = {one.config.get("port") for one in instances} - {None}
+    for one in instances:
+        if one.port in inner:
+            context.problems.append(f"port {one.port} of {one.name} is taken by an engine's own")

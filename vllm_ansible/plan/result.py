@@ -1,0 +1,205 @@
+"""The plan's result: every decision for one host, as playbooks and people see it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_ansible.data import Device, FileSum, TorchSource
+
+PLAN_FORMAT = 1
+
+
+class PlanError(Exception):
+    """A host cannot take what its inventory asks for.
+
+    Attributes:
+        host: The host's name.
+        problems: One sentence each, with the figure that is missing and the way out.
+    """
+
+    def __init__(self, host: str, problems: list[str]) -> None:
+        self.host = host
+        self.problems = problems
+        super().__init__("\n".join(f"{host}: {problem}" for problem in problems))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reason(_Part):
+    """Why a value was chosen."""
+
+    subject: str
+    value: str
+    why: str
+
+
+class Release(_Part):
+    """One complete environment; `id` changes with everything in it."""
+
+    id: str
+    path: str
+    version: str
+    device: Device
+    python: str
+    vllm: str
+    torch: str
+    torch_source: TorchSource
+
+
+class Miniconda(_Part):
+    """The installer, its sources in order, and conda's configuration."""
+
+    prefix: str
+    version: str
+    filename: str
+    sha256: str
+    urls: list[str]
+    condarc: dict[str, Any]
+
+
+class Environment(_Part):
+    """The conda environment."""
+
+    prefix: str
+    packages: list[str]
+
+
+class Packages(_Part):
+    """What is installed into it, and from where. `locked`: every version is pinned."""
+
+    requirements: list[str]
+    locked: bool
+    indexes: list[str]
+    default_index: str | None
+    find_links: list[str]
+    uv: str
+
+
+class ModelSource(_Part):
+    """One place to fetch a model from, and the commit that it has there."""
+
+    kind: str
+    url: str
+    revision: str
+
+
+class ModelSnapshot(_Part):
+    """One model at one revision; size in bytes where it is known."""
+
+    name: str
+    revision: str
+    path: str
+    sources: list[ModelSource]
+    include: list[str]
+    files: dict[str, FileSum]
+    size_bytes: int | None
+
+
+class InstancePlan(_Part):
+    """One service. `config` is the YAML of `vllm serve --config`."""
+
+    name: str
+    unit: str
+    model: str
+    model_path: str
+    port: int
+    url: str
+    served_names: list[str]
+    socket: str | None
+    config: dict[str, Any]
+    environment: dict[str, str]
+    secret_names: list[str]
+    ready_timeout: int
+
+
+class Key(_Part):
+    """Where the API key comes from; the fingerprint tells a new one from an old one."""
+
+    source: str
+    fingerprint: str | None
+
+
+class GatewayPlan(_Part):
+    """The door."""
+
+    listen: list[str]
+    routes: list[str]
+    key: Key
+
+
+class ManagedFile(_Part):
+    """A file that we write; a secret one leaves no checksum in the receipt."""
+
+    path: str
+    secret: bool
+
+
+class Link(_Part):
+    """A symbolic link that we keep."""
+
+    path: str
+    target: str
+
+
+class Managed(_Part):
+    """What the receipt records and drift is looked for in."""
+
+    files: list[ManagedFile]
+    links: list[Link]
+    units: list[str]
+
+
+class HostPlan(_Part):
+    """Every decision for one host."""
+
+    host: str
+    plan_format: int = PLAN_FORMAT
+    digest: str = ""
+    device: Device
+    release: Release
+    miniconda: Miniconda
+    environment: Environment
+    packages: Packages
+    models: list[ModelSnapshot]
+    instances: list[InstancePlan]
+    gateway: GatewayPlan
+    apt: list[str]
+    managed: Managed
+    receipt: dict[str, Any] = Field(default_factory=dict)
+    notices: list[str] = Field(default_factory=list)
+    reasons: list[Reason] = Field(default_factory=list)
+
+
+def canonical(value: Any) -> str:
+    """The SHA-256 (hex) of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plan_digest(plan: HostPlan, *also: Any) -> str:
+    """The checksum of all that changes a host.
+
+    Where bits come from is left out, as their checksums and pins are in: a reordered mirror list
+    is no reason to touch a host (the channels in `.condarc` stay in: they are a file there).
+
+    Args:
+        plan: The plan.
+        also: What else changes a host: the roles' own code and variables.
+    """
+    content = plan.model_dump(
+        mode="json",
+        exclude={
+            "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
+            "miniconda": {"urls"},
+            "packages": {"indexes", "default_index", "find_links"},
+            "models": {"__all__": {"sources", "size_bytes"}},
+            "instances": {"__all__": {"ready_timeout", "url"}},
+        },
+    )  # fmt: skip
+    return canonical([content, *also])

@@ -1,0 +1,17 @@
+"""What an inventory may say: the words, and the refusal of everything else."""
+
+from vllm_ansible.schema.check import Checked, check_host
+from vllm_ansible.schema.problems import Problem, masked
+from vllm_ansible.schema.words import Engine, Gateway, Instance, Sources, Words
+
+__all__ = [
+    "Checked",
+    "Engine",
+    "Gateway",
+    "Instance",
+    "Problem",
+    "Sources",
+    "Words",
+    "check_host",
+    "masked",
+]

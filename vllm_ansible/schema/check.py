@@ -1,0 +1,354 @@
+"""Checks one host's words against the schema and the project's data, and collects every error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from packaging.version import Version
+from pydantic import BaseModel, ValidationError
+
+from vllm_ansible.schema import problems as p
+from vllm_ansible.schema.words import (
+    KEY_PATTERN,
+    SECRET_NAME,
+    Engine,
+    Gateway,
+    Instance,
+    Model,
+    Sources,
+    Words,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from vllm_ansible.data import Data
+
+WORDS: dict[str, type[BaseModel]] = {
+    "vllm_engine": Engine,
+    "vllm_gateway": Gateway,
+    "vllm_instances": Instance,
+    "vllm_models": Model,
+    "vllm_sources": Sources,
+}
+# What the playbooks and the project's data themselves add to a host's variables.
+INTERNAL = (
+    "vllm_data_", "vllm_release_", "vllm_plan", "vllm_host", "vllm_receipt", "vllm_validated",
+)  # fmt: skip
+OWNED_ARGUMENTS = {
+    "api-key": "vllm_gateway.api_key",
+    "config": "the other words",
+    "dtype": "vllm_instances[].dtype",
+    "enforce-eager": "vllm_instances[].compile",
+    "host": "vllm_gateway.listen",
+    "max-model-len": "vllm_instances[].max_model_len",
+    "model": "vllm_instances[].model",
+    "port": "vllm_instances[].port",
+    "served-model-name": "vllm_instances[].served_names",
+    "uds": "nothing: the plan sets the socket",
+}
+_MISSPELT = 0.8
+_HIDDEN = "a value that is not shown"
+
+
+@dataclass
+class Checked:
+    """The words, when they are right, and every error."""
+
+    words: Words | None
+    problems: list[p.Problem]
+
+
+@dataclass
+class _Check:
+    host: str
+    variables: Mapping[str, Any]
+    sealed: Collection[str]
+    data: Data
+    problems: list[p.Problem] = field(default_factory=list)
+
+    def refuse(self, path: Sequence[str | int], given: str, allowed: str) -> None:
+        self.problems.append(p.Problem(self.host, p.dotted(path), given, p.masked(allowed)))
+
+    def parse(self, model: type[BaseModel], path: Sequence[str | int], value: Any) -> Any:
+        """The typed value at a path, its errors noted.
+
+        What has an error is left out of the value returned, so that the rest is checked too;
+        None when nothing can be made of it.
+        """
+        if not isinstance(value, Mapping):
+            self.refuse(path, p.shown(value), "a mapping")
+            return None
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for one in error.errors():
+                where = [*path, *(part for part in one["loc"] if part != "[key]")]
+                given = p.shown(p.value_at(value, one["loc"]))
+                if is_secret(where):
+                    given = _HIDDEN
+                self.refuse(where, given, p.allowed_by(one, model))
+            bad = {one["loc"][0] for one in error.errors()}
+            try:
+                return model.model_validate({k: v for k, v in value.items() if k not in bad})
+            except ValidationError:
+                return None
+
+
+def is_secret(path: Sequence[str | int]) -> bool:
+    """Whether the value at a path of a host's variables is a secret by its name."""
+    if list(path[:2]) == ["vllm_gateway", "api_key"]:
+        return True
+    is_env = len(path) == 4 and path[0] == "vllm_instances" and path[2] == "env"  # noqa: PLR2004
+    return is_env and bool(SECRET_NAME.search(str(path[3])))
+
+
+def check_host(
+    host: str, variables: Mapping[str, Any], data: Data, sealed: Collection[str] = ()
+) -> Checked:
+    """Checks all that one host's inventory says.
+
+    Args:
+        host: The host's name in the inventory.
+        variables: Its variables, templated and plain.
+        data: The project's data.
+        sealed: Paths (such as `vllm_gateway.api_key`) whose values come out of a vault.
+
+    Returns:
+        The words (None when anything is wrong) and every error found.
+    """
+    check = _Check(host, variables, sealed, data)
+    _names(check)
+    engine = check.parse(Engine, ["vllm_engine"], variables.get("vllm_engine", {}))
+    sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
+    gateway = check.parse(Gateway, ["vllm_gateway"], variables.get("vllm_gateway", {}))
+    models = _models(check)
+    instances = _instances(check, models)
+    if engine is not None:
+        _engine(check, engine)
+    if sources is not None:
+        _sources(check, sources)
+    if gateway is not None:
+        _gateway(check, gateway)
+    _secrets(check)
+    _urls(check)
+    if check.problems:
+        return Checked(None, sorted(set(check.problems)))
+    roles = variables.get("__role_variables__", {})
+    words = Words(
+        engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
+        role_variables=roles,
+    )  # fmt: skip
+    return Checked(words, [])
+
+
+def _names(check: _Check) -> None:
+    """Refuses top-level names that look like ours and are not."""
+    for name in check.variables:
+        if name in WORDS or name.startswith((*INTERNAL, "__")):
+            continue
+        close = difflib.get_close_matches(name, WORDS, n=1, cutoff=_MISSPELT)
+        if name.startswith("vllm_") or close:
+            allowed = f"no such variable, {p.suggestion(name, WORDS)}"
+            check.refuse([name], "this name", allowed)
+
+
+def _models(check: _Check) -> dict[str, Model]:
+    given = check.variables.get("vllm_models", {})
+    if not isinstance(given, Mapping):
+        check.refuse(["vllm_models"], p.shown(given), "a mapping from a name to a model")
+        return {}
+    found = {}
+    for name, value in given.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", str(name)):
+            check.refuse(["vllm_models", name], p.shown(name), "a name of a-z 0-9 . _ -")
+        model = check.parse(Model, ["vllm_models", name], value)
+        if model is not None:
+            found[str(name)] = model
+    return found
+
+
+def _instances(check: _Check, models: dict[str, Model]) -> list[Instance]:
+    given = check.variables.get("vllm_instances", p.NOTHING)
+    if not isinstance(given, list) or not given:
+        allowed = "a list of at least one instance: [{name: ..., model: ...}]"
+        check.refuse(["vllm_instances"], p.shown(given), allowed)
+        return []
+    known = {*check.data.models, *models, *_names_of(check.variables.get("vllm_models"))}
+    found = []
+    for index, value in enumerate(given):
+        path: list[str | int] = ["vllm_instances", index]
+        instance = check.parse(Instance, path, value)
+        if isinstance(value, Mapping):
+            model = value.get("model")
+            if isinstance(model, str) and model not in known:
+                allowed = (
+                    f"a model of the catalogue or of vllm_models, {p.suggestion(model, known)}"
+                )
+                check.refuse([*path, "model"], p.shown(model), allowed)
+            _arguments(check, path, value.get("extra_args"))
+        if instance is not None:
+            found.append(instance)
+    _unique(check, given)
+    return found
+
+
+def _names_of(value: Any) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, Mapping) else []
+
+
+def _unique(check: _Check, instances: list[Any]) -> None:
+    """Refuses a name or port that two instances of the host share."""
+    for key, default in (("name", None), ("port", 8000)):
+        first: dict[str, int] = {}
+        for index, value in enumerate(instances):
+            given = value.get(key, default) if isinstance(value, Mapping) else None
+            if given is None:
+                continue
+            if str(given) in first:
+                other = f"vllm_instances[{first[str(given)]}]"
+                allowed = f"a {key} of its own ({other} has the same)"
+                check.refuse(["vllm_instances", index, key], p.shown(given), allowed)
+            first.setdefault(str(given), index)
+
+
+def _arguments(check: _Check, path: Sequence[str | int], given: Any) -> None:
+    """Refuses arguments of `vllm serve` that other words set."""
+    for name in given if isinstance(given, Mapping) else ():
+        flag = str(name).lstrip("-").replace("_", "-")
+        if flag in OWNED_ARGUMENTS or flag.startswith("ssl-"):
+            instead = OWNED_ARGUMENTS.get(flag, "the gateway's own TLS")
+            check.refuse([*path, "extra_args", name], "a value", f"not here: set by {instead}")
+
+
+def _engine(check: _Check, engine: Engine) -> None:
+    versions = check.data.versions
+    version = engine.version or versions.default_vllm
+    known = versions.vllm.get(version)
+    if known is None:
+        names = ", ".join(sorted(versions.vllm, key=Version))
+        check.refuse(["vllm_engine", "version"], p.shown(version), f"a known version: {names}")
+        return
+    python = engine.python or versions.default_python
+    fitting = [one for one in versions.pythons if known.supports(one)]
+    if python not in fitting:
+        allowed = f"a Python that vLLM {version} runs on ({known.python}): {', '.join(fitting)}"
+        check.refuse(["vllm_engine", "python"], p.shown(python), allowed)
+    if engine.device != "auto" and engine.device not in known.devices:
+        allowed = f"auto or, for vLLM {version}, {', '.join(known.devices)}"
+        check.refuse(["vllm_engine", "device"], p.shown(engine.device), allowed)
+    flaws = [name for floor in versions.flaws(version) if floor.refused for name in floor.ids]
+    if flaws and not engine.accept_vulnerable:
+        floor = max((f.fixed_in for f in versions.flaws(version) if f.refused), key=Version)
+        allowed = (
+            f"{floor} or newer, or accept_vulnerable: true with {version}, "
+            f"which carries {', '.join(flaws)}"
+        )
+        check.refuse(["vllm_engine", "version"], p.shown(version), allowed)
+
+
+def _sources(check: _Check, sources: Sources) -> None:
+    profiles = check.data.mirrors.profiles
+    profile = sources.profile or check.data.mirrors.default_profile
+    if profile != "custom" and profile not in profiles:
+        allowed = p.suggestion(profile, [*profiles, "custom"])
+        check.refuse(["vllm_sources", "profile"], p.shown(profile), allowed)
+    installer = sources.miniconda
+    pinned = check.data.versions.miniconda
+    here = ["vllm_sources", "miniconda"]
+    if installer.version not in {None, *pinned} and installer.sha256 is None:
+        allowed = f"a pinned version ({', '.join(sorted(pinned))}), or sha256 beside it"
+        check.refuse([*here, "version"], p.shown(installer.version), allowed)
+    if profile == "custom" and not installer.mirrors:
+        check.refuse([*here, "mirrors"], "nothing", "at least one URL, as the profile is custom")
+    if profile == "custom" and sources.conda is None:
+        check.refuse(["vllm_sources", "conda"], "nothing", "channels, as the profile is custom")
+    if profile == "custom" and not sources.packages.engine_indexes:
+        where = ["vllm_sources", "packages", "engine_indexes"]
+        check.refuse(where, "nothing", "at least one URL, as the profile is custom")
+
+
+def _gateway(check: _Check, gateway: Gateway) -> None:
+    if gateway.api_key is not None and gateway.api_key_file is not None:
+        check.refuse(["vllm_gateway"], "api_key and api_key_file", "one of the two, or neither")
+    key = gateway.api_key
+    # A vault whose password is not at hand leaves an empty value: there is nothing to look at.
+    if (
+        key is not None
+        and key.get_secret_value()
+        and not KEY_PATTERN.fullmatch(key.get_secret_value())
+    ):
+        allowed = "16 to 256 characters of A-Z a-z 0-9 . _ ~ + / = -"
+        check.refuse(["vllm_gateway", "api_key"], _HIDDEN, allowed)
+    if gateway.api_key_file is not None:
+        _key_file(check, Path(gateway.api_key_file).expanduser())
+
+
+def _key_file(check: _Check, path: Path) -> None:
+    where = ["vllm_gateway", "api_key_file"]
+    try:
+        mode = path.stat().st_mode
+        content = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        check.refuse(where, f"{path} ({reason})", "a readable file on the controller with the key")
+        return
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        given = f"{path} with mode {stat.S_IMODE(mode):04o}"
+        check.refuse(where, given, f"a file that others cannot read: chmod 600 {path}")
+    if not KEY_PATTERN.fullmatch(content):
+        allowed = "one line of 16 to 256 characters of A-Z a-z 0-9 . _ ~ + / = - in it"
+        check.refuse(where, str(path), allowed)
+
+
+def _secrets(check: _Check) -> None:
+    """Refuses secrets in clear text; nothing of them is shown."""
+    gateway = check.variables.get("vllm_gateway")
+    if isinstance(gateway, Mapping) and gateway.get("api_key") is not None:
+        _sealed(check, ["vllm_gateway", "api_key"], "api_key_file, ")
+    instances = check.variables.get("vllm_instances")
+    for index, value in enumerate(instances if isinstance(instances, list) else []):
+        env = value.get("env") if isinstance(value, Mapping) else None
+        for name in env if isinstance(env, Mapping) else ():
+            path: list[str | int] = ["vllm_instances", index, "env", str(name)]
+            if is_secret(path):
+                _sealed(check, path, "")
+
+
+def _sealed(check: _Check, path: Sequence[str | int], other: str) -> None:
+    if p.dotted(path) not in check.sealed:
+        allowed = f"{other}a !vault value or a reference to one (ansible-vault encrypt_string)"
+        check.refuse(path, "a secret in clear text (not shown)", allowed)
+
+
+def _urls(check: _Check) -> None:
+    for name in ("vllm_sources", "vllm_models", "vllm_instances", "vllm_gateway", "vllm_engine"):
+        _walk_urls(check, [name], check.variables.get(name))
+
+
+def _walk_urls(check: _Check, path: list[str | int], value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _walk_urls(check, [*path, str(key)], inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _walk_urls(check, [*path, index], inner)
+    elif isinstance(value, str) and "://" in value and _has_password(value):
+        allowed = "a URL without a password (credentials belong in a vault or in ~/.netrc)"
+        given = "a URL with a password (not shown)" if is_secret(path) else p.shown(value)
+        check.refuse(path, given, allowed)
+
+
+def _has_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.password is not None or (parts.username is not None and parts.scheme != "ssh")

@@ -1,0 +1,164 @@
+"""The inventory's words as pydantic models. What they look up in data is checked in `check`."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+from vllm_ansible.data import CondaMirror, FileSum, Model, Sha256, Source, Url
+
+__all__ = ["FileSum", "Model", "Source"]
+
+# A systemd instance name could hold more; this much also fits a file name, a socket path and a URL.
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+NAME_HELP = "a small letter or digit, then up to 62 more of a-z 0-9 . _ -"
+SECRET_NAME = re.compile(
+    r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|S$|_)|API_?KEY", re.IGNORECASE
+)
+KEY_PATTERN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
+
+
+def wrong(allowed: str) -> PydanticCustomError:
+    """The error that says what is allowed."""
+    return PydanticCustomError("word", "{allowed}", {"allowed": allowed})
+
+
+def _python(value: Any) -> Any:
+    # 3.11 without quotes is a float and can be trusted; 3.10 without quotes arrives as 3.1.
+    if value == 3.1 or value == "3.1":  # noqa: PLR1714, PLR2004  # readable, and the value is the point
+        raise wrong('a Python in quotes: YAML reads 3.10 without quotes as 3.1, write "3.10"')
+    return str(value) if isinstance(value, float) else value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise wrong("an IPv4 or IPv6 address of the host, such as 127.0.0.1 or ::1") from None
+
+
+def _key_file(value: str) -> str:
+    if not value.startswith(("/", "~/")):
+        raise wrong("an absolute path on the controller, such as ~/.config/vllm/api_key")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(NAME, value):
+        raise wrong(NAME_HELP)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Python = Annotated[str, BeforeValidator(_python), StringConstraints(pattern=r"^3\.\d{1,2}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+Route = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$")]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _env_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise wrong('text: write "1", "0", "true" or "false" in quotes, as the program reads it')
+    value = str(value) if isinstance(value, (int, float)) else value
+    if isinstance(value, str) and re.search(r"[\x00-\x1f]", value):
+        raise wrong("text on one line")
+    return value
+
+
+class Word(BaseModel):
+    """Base of all words: nothing unknown, numbers in quotes are numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Engine(Word):
+    """Which vLLM, on what."""
+
+    version: str | None = None
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    python: Python | None = None
+    install: Literal["wheel"] = "wheel"
+    accept_vulnerable: bool = False
+
+
+class Instance(Word):
+    """One served model. Memory in GiB, times in seconds."""
+
+    name: Name
+    model: str
+    port: Port = 8000
+    served_names: list[ServedName] = Field(default_factory=list)
+    max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = "auto"
+    kv_cache_gib: Annotated[int, Field(ge=1, le=4096)] | None = None
+    compile: bool = False
+    ready_timeout: Annotated[int, Field(ge=10, le=86400)] = 600
+    extra_args: dict[str, Any] = Field(default_factory=dict)
+    env: dict[EnvName, Annotated[str, BeforeValidator(_env_value)]] = Field(default_factory=dict)
+
+
+class MinicondaSource(Word):
+    """The installer and where it is fetched from."""
+
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    filename: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+\.sh$")] | None = None
+    sha256: Sha256 | None = None
+    mirrors: list[Url] = Field(default_factory=list)
+
+
+class CondaSource(CondaMirror):
+    """Channels, as in `.condarc`."""
+
+
+class PackageSource(Word):
+    """Package indexes. What is not said here comes from the profile."""
+
+    default_index: Url | None = None
+    engine_indexes: list[Url] | None = None
+    torch_indexes: list[Url] | None = None
+    torch_find_links: list[Url] | None = None
+
+
+class Sources(Word):
+    """Where bits come from: a profile of mirrors.yml and what differs from it."""
+
+    profile: str | None = None
+    miniconda: MinicondaSource = MinicondaSource()
+    conda: CondaSource | None = None
+    packages: PackageSource = PackageSource()
+
+
+class Gateway(Word):
+    """The door."""
+
+    listen: list[Annotated[str, AfterValidator(_address)]] = Field(
+        default_factory=lambda: ["127.0.0.1"], min_length=1
+    )
+    api_key: SecretStr | None = None
+    api_key_file: Annotated[str, AfterValidator(_key_file)] | None = None
+    routes: list[Route] | None = Field(default=None, min_length=1)
+
+
+class Words(Word):
+    """All that one host's inventory says, checked."""
+
+    engine: Engine = Engine()
+    instances: list[Instance]
+    models: dict[str, Model] = Field(default_factory=dict)
+    sources: Sources = Sources()
+    gateway: Gateway = Gateway()
+    # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.
+    role_variables: dict[str, Any] = Field(default_factory=dict)
