@@ -10,10 +10,10 @@ short_description: Fetch a file from the first source that has the right bytes
 description:
   - Tries the URLs in order. One that refuses, is too slow, breaks off, or serves other bytes than
     the checksum says is left with a warning, and the next one is tried.
-  - The file has its final name only when its SHA-256 is right. What was there before stays till then.
+  - The file has its final name only when its SHA-256 is right; what was there stays till then.
 options:
   urls:
-    description: Where the file can be had, tried in this order. No URL may carry a user or password.
+    description: Where the file can be had, tried in this order. No URL may carry a password.
     type: list
     elements: str
     required: true
@@ -107,9 +107,7 @@ def require_checksum(text: str) -> str:
         HostError: it is not 64 hexadecimal digits.
     """
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise HostError(
-            f"sha256: {text!r} is not 64 hexadecimal digits; take it from the data file"
-        )
+        raise HostError(f"sha256: {text!r} is not 64 hexadecimal digits; pin the right one")
     return text.lower()
 
 

@@ -87,7 +87,7 @@ def run(
             output, errors = process.communicate()
             tail = Finished(-1, output, errors).tail(40)
             raise HostError(
-                f"{argv[0]} did not end within {timeout:g} s and was stopped; it said last:\n{tail}",
+                f"{argv[0]} did not end within {timeout:g} s and was stopped. It said:\n{tail}",
                 program=argv[0],
                 timeout=timeout,
             ) from error

@@ -1,0 +1,366 @@
+#!/usr/bin/python
+"""The exact set of Python packages in an environment, installed by uv."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: python_packages
+short_description: Have an environment hold exactly the pinned Python packages
+description:
+  - Compares the pins with what the environment holds and lets a pinned uv install what differs,
+    without following dependencies, since the pins are complete.
+  - Packages that the pins do not name are reported as unmanaged and left alone.
+  - When all is there, the marker C(.vllm-release.json) says C(complete).
+options:
+  prefix:
+    description: Directory of the environment, with C(bin/python) and pip.
+    type: path
+    required: true
+  requirements:
+    description: Pins of the form C(name==version).
+    type: list
+    elements: str
+    required: true
+  indexes:
+    description: Package indexes asked before the default one. No URL may carry a password.
+    type: list
+    elements: str
+    required: false
+    default: []
+  default_index:
+    description: The default package index; the clients' own when null.
+    type: str
+    required: false
+    default: null
+  uv:
+    description: Version of uv to install with.
+    type: str
+    required: false
+    default: 0.13.8
+  index_strategy:
+    description:
+      - How uv chooses between the indexes.
+      - The default takes each pin from the first index that has that very version. uv's own default
+        would stop at the first index that has the name, and torch's index has old copies of many.
+    type: str
+    choices: [first-index, unsafe-first-match, unsafe-best-match]
+    required: false
+    default: unsafe-first-match
+  cache_dir:
+    description: uv's cache. It is kept after a failure, so that a re-run downloads nothing twice.
+    type: path
+    required: false
+    default: /opt/vllm/cache/uv
+  keep_cache:
+    description: Keep the cache after success too.
+    type: bool
+    required: false
+    default: false
+  compile_bytecode:
+    description: Compile all modules at installation. Slower now, quicker at the first start.
+    type: bool
+    required: false
+    default: false
+  env:
+    description: Environment variables for pip and uv, besides the inherited ones.
+    type: dict
+    required: false
+    default: {}
+  http_timeout:
+    description: Seconds without a byte after which a download is given up.
+    type: int
+    required: false
+    default: 60
+  timeout:
+    description: Seconds that the whole installation may take.
+    type: int
+    required: false
+    default: 7200
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be installed, and installs nothing.
+  diff_mode:
+    support: full
+    description: Lists the packages that differ, before and after.
+author: vllm-ansible
+"""
+
+EXAMPLES = r"""
+- name: The release has its packages
+  python_packages:
+    prefix: /opt/vllm/releases/0.31.0-cpu-0123456789ab
+    requirements:
+      - vllm==0.31.0+cpu
+      - torch==2.13.0
+    indexes:
+      - https://mirror.example.org/vllm/simple/
+"""
+
+RETURN = r"""
+installed:
+  description: Pins that were (or would be) installed anew, by name.
+  returned: success
+  type: dict
+upgraded:
+  description: Packages whose version was (or would be) changed, each with from and to.
+  returned: success
+  type: dict
+unmanaged:
+  description: Packages in the environment that no pin names, by name.
+  returned: success
+  type: dict
+reinstalled:
+  description: Whether all was (or would be) installed again after an interrupted installation.
+  returned: success
+  type: bool
+requirements_digest:
+  description: SHA-256 over the sorted pins.
+  returned: success
+  type: str
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_process import Finished, ca_environment, run
+from ansible.module_utils.vllm_release import COMPLETE, INSTALLING, read_marker, write_marker
+from ansible.module_utils.vllm_urls import refuse_credentials
+
+TOOLS = {"pip", "setuptools", "wheel", "uv"}
+PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+LISTING = """
+import importlib.metadata, json
+found = {}
+for dist in importlib.metadata.distributions():
+    name = dist.metadata["Name"]
+    if name:
+        found.setdefault(name, []).append(dist.version)
+print(json.dumps(found))
+"""
+
+
+def normalise(name: str) -> str:
+    """Return a package name as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse_pins(requirements: list[str]) -> dict[str, str]:
+    """Return versions by normalised name.
+
+    Raises:
+        HostError: listing all lines that are no pins, and names pinned twice.
+    """
+    pins: dict[str, str] = {}
+    wrong: list[str] = []
+    for line in requirements:
+        match = PIN.fullmatch(line.strip())
+        if match is None or pins.get(normalise(match.group(1)), match.group(2)) != match.group(2):
+            wrong.append(line)
+        else:
+            pins[normalise(match.group(1))] = match.group(2)
+    if wrong or not pins:
+        raise HostError(f"requirements must be pins, name==version, each name once: {wrong}")
+    return pins
+
+
+def digest_of(requirements: list[str]) -> str:
+    """Return the SHA-256 over the sorted pins."""
+    lines = sorted({line.strip() for line in requirements})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def listing(prefix: Path) -> dict[str, str]:
+    """Return versions by normalised name of what an environment holds.
+
+    A package that is there in two versions (an interrupted upgrade) is listed with both, so that
+    it equals no pin.
+
+    Raises:
+        HostError: the environment's Python cannot tell.
+    """
+    result = run([str(prefix / "bin/python"), "-I", "-c", LISTING], timeout=120)
+    if result.status != 0:
+        raise HostError(f"{prefix}/bin/python cannot list its packages: {result.tail(10)}")
+    found: dict[str, set[str]] = {}
+    for name, versions in json.loads(result.output).items():
+        found.setdefault(normalise(name), set()).update(str(version) for version in versions)
+    return {name: " and ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def compare(pins: dict[str, str], present: dict[str, str]) -> dict[str, Any]:
+    """Return what to install, what to change, and what no pin names."""
+    changes = {n: {"from": present[n], "to": v} for n, v in pins.items() if n in present}
+    return {
+        "installed": {name: v for name, v in sorted(pins.items()) if name not in present},
+        "upgraded": {n: c for n, c in sorted(changes.items()) if c["from"] != c["to"]},
+        "unmanaged": {n: v for n, v in sorted(present.items()) if n not in pins and n not in TOOLS},
+    }
+
+
+def difference(prefix: Path, compared: dict[str, Any]) -> dict[str, str]:
+    """Return the texts that Ansible shows with C(--diff)."""
+    before = [f"{name}=={change['from']}" for name, change in compared["upgraded"].items()]
+    after = [f"{name}=={change['to']}" for name, change in compared["upgraded"].items()]
+    after += [f"{name}=={version}" for name, version in compared["installed"].items()]
+    texts = {"before": sorted(before), "after": sorted(after)}
+    return {
+        "before_header": f"{prefix} packages",
+        "after_header": f"{prefix} packages",
+        **{key: "".join(f"{line}\n" for line in lines) for key, lines in texts.items()},
+    }
+
+
+def environment(params: dict[str, Any]) -> dict[str, str]:
+    """Return the variables that pip and uv run with."""
+    return {
+        **ca_environment(),
+        "UV_CACHE_DIR": params["cache_dir"],
+        "UV_LINK_MODE": "hardlink",
+        "UV_NO_CONFIG": "1",
+        "UV_NO_PROGRESS": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_HTTP_TIMEOUT": str(params["http_timeout"]),
+        **{name: str(value) for name, value in params["env"].items()},
+    }
+
+
+def require(result: Finished, purpose: str) -> None:
+    """Refuse a program that failed.
+
+    Raises:
+        HostError: with the last 40 lines of its output.
+    """
+    if result.status != 0:
+        tail = result.tail(40)
+        raise HostError(f"{purpose} (status {result.status}):\n{tail}", output=tail)
+
+
+def install_uv(params: dict[str, Any], prefix: Path, present: dict[str, str]) -> None:
+    """Have the pinned uv in the environment, by its own pip."""
+    if present.get("uv") == params["uv"] and (prefix / "bin/uv").is_file():
+        return
+    argv = [str(prefix / "bin/python"), "-m", "pip", "install", "--no-input", "--no-deps"]
+    argv += ["--disable-pip-version-check", "--quiet", f"uv=={params['uv']}"]
+    if params["default_index"]:
+        argv += ["--index-url", params["default_index"]]
+        parts = urlsplit(params["default_index"])
+        if parts.scheme == "http":  # a mirror of the site; pip asks for its name a second time
+            argv += ["--trusted-host", parts.netloc]
+    result = run(argv, timeout=params["timeout"], env=environment(params))
+    require(result, f"uv {params['uv']} could not be installed into {prefix}")
+
+
+def install_pins(params: dict[str, Any], prefix: Path, *, again: bool) -> None:
+    """Let uv install the pins, all of them anew when `again` is true."""
+    argv = [str(prefix / "bin/uv"), "pip", "install", "--python", str(prefix / "bin/python")]
+    argv += ["--no-deps", "--index-strategy", params["index_strategy"]]
+    for index in params["indexes"]:
+        argv += ["--index", index]
+    if params["default_index"]:
+        argv += ["--default-index", params["default_index"]]
+    argv += ["--compile-bytecode"] if params["compile_bytecode"] else []
+    argv += ["--reinstall"] if again else []
+    with tempfile.NamedTemporaryFile("w", prefix="requirements-", suffix=".txt") as stream:
+        stream.writelines(f"{line.strip()}\n" for line in params["requirements"])
+        stream.flush()
+        argv += ["--requirements", stream.name]
+        result = run(argv, timeout=params["timeout"], env=environment(params))
+    require(result, f"uv could not install the packages into {prefix}")
+
+
+def install(params: dict[str, Any], prefix: Path, pins: dict[str, str], *, again: bool) -> None:
+    """Install, prove that all pins are there, and mark the release as complete.
+
+    Raises:
+        HostError: something could not be installed; the marker then says so.
+    """
+    marker = {**(read_marker(prefix) or {})}
+    marker.pop("requirements_digest", None)
+    present = listing(prefix)
+    install_uv(params, prefix, present)
+    left = compare(pins, present)
+    if again or left["installed"] or left["upgraded"]:
+        write_marker(prefix, **{**marker, "stage": INSTALLING})
+        install_pins(params, prefix, again=again)
+        left = compare(pins, listing(prefix))
+    if left["installed"] or left["upgraded"]:
+        raise HostError(f"uv reports success, yet {prefix} still lacks packages", **left)
+    digest = digest_of(params["requirements"])
+    write_marker(prefix, **{**marker, "stage": COMPLETE, "requirements_digest": digest})
+    if not params["keep_cache"]:
+        shutil.rmtree(params["cache_dir"], ignore_errors=True)
+
+
+def ensure(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the packages to their state and return the result."""
+    params, prefix = module.params, Path(module.params["prefix"])
+    urls = [*params["indexes"], *([params["default_index"]] if params["default_index"] else [])]
+    refuse_credentials(urls, "indexes")
+    pins, digest = parse_pins(params["requirements"]), digest_of(params["requirements"])
+    there = (prefix / "bin/python").is_file()
+    if not there and not module.check_mode:
+        raise HostError(f"{prefix} has no bin/python; make the environment first")
+    marker = (read_marker(prefix) or {}) if there else {}
+    compared = compare(pins, listing(prefix) if there else {})
+    again = marker.get("stage") == INSTALLING
+    marked = marker.get("stage") == COMPLETE and marker.get("requirements_digest") == digest
+    changed = bool(again or not marked or compared["installed"] or compared["upgraded"])
+    if changed and not module.check_mode:
+        install(params, prefix, pins, again=again)
+    diff = difference(prefix, compared)
+    return {
+        "changed": changed,
+        "diff": diff,
+        "requirements_digest": digest,
+        "reinstalled": again,
+        **compared,
+    }
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    strategies = ["first-index", "unsafe-first-match", "unsafe-best-match"]
+    module = AnsibleModule(
+        argument_spec={
+            "prefix": {"type": "path", "required": True},
+            "requirements": {"type": "list", "elements": "str", "required": True},
+            "indexes": {"type": "list", "elements": "str", "default": []},
+            "default_index": {"type": "str"},
+            "uv": {"type": "str", "default": "0.13.8"},
+            "index_strategy": {
+                "type": "str",
+                "choices": strategies,
+                "default": "unsafe-first-match",
+            },
+            "cache_dir": {"type": "path", "default": "/opt/vllm/cache/uv"},
+            "keep_cache": {"type": "bool", "default": False},
+            "compile_bytecode": {"type": "bool", "default": False},
+            "env": {"type": "dict", "default": {}},
+            "http_timeout": {"type": "int", "default": 60},
+            "timeout": {"type": "int", "default": 7200},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    try:
+        result = ensure(module)
+    except HostError as error:
+        module.fail_json(msg=error.message, **error.details)
+    except OSError as error:
+        module.fail_json(msg=f"{module.params['prefix']} could not be filled: {error}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

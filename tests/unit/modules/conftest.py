@@ -1,0 +1,83 @@
+"""Modules are run here as Ansible runs them: a process of their own, JSON in and JSON out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# What Ansible's module wrapper does: the project's module_utils join Ansible's own, the arguments
+# are put in place, and the file is run as a program.
+BOOTSTRAP = """
+import json, runpy, sys
+import ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1])
+from ansible.module_utils.testing import patch_module_args
+with patch_module_args(json.load(sys.stdin)):
+    runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+
+
+class ModuleRunner:
+    """Runs one of the project's modules."""
+
+    def __init__(self, name: str) -> None:
+        self.path = ROOT / "library" / f"{name}.py"
+
+    def __call__(
+        self,
+        *,
+        check: bool = False,
+        env: dict[str, str] | None = None,
+        fails: bool = False,
+        **params: Any,
+    ) -> dict[str, Any]:
+        """Run it; the test fails unless the module ends as `fails` says."""
+        settings = {
+            "_ansible_check_mode": check,
+            "_ansible_diff": True,
+            "_ansible_remote_tmp": "/tmp",
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", BOOTSTRAP, str(ROOT / "module_utils"), str(self.path)],
+            input=json.dumps({**params, **settings}),
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.stdout, ended.stderr
+        result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        assert bool(result.get("failed")) == fails, json.dumps(result, indent=2)
+        return result
+
+
+@pytest.fixture
+def module(request: pytest.FixtureRequest) -> ModuleRunner:
+    """Return the runner of the module that the test file is named after."""
+    return ModuleRunner(Path(request.node.path).stem.removeprefix("test_"))
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory that stands first on PATH, for stand-ins of programs."""
+    path = tmp_path / "programs"
+    path.mkdir()
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    return path
+
+
+def write_program(path: Path, text: str) -> Path:
+    """Write an executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
