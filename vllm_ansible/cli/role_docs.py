@@ -105,7 +105,8 @@ def _meaning(words: dict[str, Any]) -> str:
 @app.command()
 def main(
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit with 1 when a page is out of date.")
+        bool,
+        typer.Option("--check", help="Change nothing; exit with 1 when a page is out of date."),
     ] = False,
 ) -> None:
     """Write roles/*/README.md from each role's argument specs."""
