@@ -35,7 +35,7 @@ Each item of `{{ option }}`:
 | key | type | required | meaning |
 |---|---|---|---|
 {%- for key, word in words.options | dictsort %}
-| `{{ key }}` | {{ kind(word) }} | {{ 'yes' if word.required | default(false) else 'no' }} | {{ meaning(word) }} |
+| `{{ key }}` | {{ kind(word) }} | {{ required(word) }} | {{ meaning(word) }} |
 {%- endfor %}
 {% endfor -%}
 """
@@ -73,6 +73,7 @@ def render(role: Path) -> str:
         kind=_kind,
         default=_default,
         meaning=_meaning,
+        required=lambda words: "yes" if words.get("required") else "no",
     )
 
 
@@ -106,7 +107,7 @@ def _meaning(words: dict[str, Any]) -> str:
 def main(
     check: Annotated[
         bool,
-        typer.Option("--check", help="Change nothing; exit with 1 when a page is out of date."),
+        typer.Option("--check", help="Change nothing; exit 1 when a page is out of date."),
     ] = False,
 ) -> None:
     """Write roles/*/README.md from each role's argument specs."""
