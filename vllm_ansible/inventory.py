@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 # Where a value came from is known to ansible-core alone; there is no public name for these tags.
-from ansible._internal._datatag._tags import Origin, SourceWasEncrypted, VaultedValue
+from ansible._internal._datatag._tags import Origin, VaultedValue
 from ansible.errors import AnsibleError
-from ansible.parsing.vault import EncryptedString
+from ansible.parsing.vault import EncryptedString, VaultSecretsContext, is_encrypted
 from ansible.template import Templar
+from jinja2 import Environment
+from jinja2.meta import find_undeclared_variables
 
 from vllm_ansible import paths
 from vllm_ansible.data import project_data
@@ -52,6 +54,8 @@ class HostWords:
 
     def check(self) -> Checked:
         """Checks the words; what could not be read counts as an error too."""
+        if not self.variables:
+            return Checked(None, self.problems)
         checked = check_host(self.host, self.variables, project_data(), self.sealed)
         unread = {problem.variable for problem in self.problems}
         others = [one for one in checked.problems if one.variable not in unread]
@@ -128,8 +132,19 @@ class _Reader:
             result = self._templar.template(value)
         except AnsibleError as error:
             return self._unresolved(path, value, error)
-        computed = isinstance(value, str) and self._templar.is_template(value)
-        return self._finished(path, result, computed=computed)
+        return self._finished(path, result, computed_sealed=self._computed_sealed(value))
+
+    def _computed_sealed(self, value: Any) -> bool:
+        """Whether a template takes its value out of a vault, or from outside the inventory.
+
+        A filter takes Ansible's mark away, so the variables that the template names are asked;
+        one that names none (a lookup) has its value from somewhere else than an inventory's file.
+        """
+        if not isinstance(value, str) or not self._templar.is_template(value):
+            return False
+        names = find_undeclared_variables(Environment(autoescape=True).parse(str.__str__(value)))
+        known = [self._raw[name] for name in names if name in self._raw]
+        return not known or any(_holds_sealed(one) for one in known)
 
     def _unresolved(self, path: list[str | int], value: Any, error: AnsibleError) -> Any:
         """A value that cannot be had: sealed when it is a secret in a vault, else an error."""
@@ -144,33 +159,49 @@ class _Reader:
             self._refuse(path, str(value), f"a template that can be resolved: {reason}")
         return NOTHING if len(path) == 1 else None
 
-    def _finished(self, path: list[str | int], value: Any, *, computed: bool) -> Any:
+    def _finished(self, path: list[str | int], value: Any, *, computed_sealed: bool) -> Any:
         """The plain value, with the places noted whose content came out of a vault."""
         if isinstance(value, Mapping):
             return {
-                str(key): self._finished([*path, str(key)], value[key], computed=computed)
+                str(key): self._finished(
+                    [*path, str(key)], value[key], computed_sealed=computed_sealed
+                )
                 for key in value
             }
         if isinstance(value, (list, tuple)):
             return [
-                self._finished([*path, index], one, computed=computed)
+                self._finished([*path, index], one, computed_sealed=computed_sealed)
                 for index, one in enumerate(value)
             ]
-        if _is_sealed(value, computed=computed):
+        if computed_sealed or _is_sealed(value):
             self.words.sealed.add(dotted(path))
         return _plain(value)
 
 
-def _is_sealed(value: Any, *, computed: bool) -> bool:
-    """Whether a value came out of a vault, or was computed from what is in no file of ours.
+def _holds_sealed(value: Any) -> bool:
+    """Whether anything in a raw value comes out of a vault."""
+    if isinstance(value, Mapping):
+        return any(_holds_sealed(value[key]) for key in value)
+    if isinstance(value, (list, tuple)):
+        return any(_holds_sealed(one) for one in value)
+    return _is_sealed(value)
 
-    A filter takes Ansible's mark away, so a computed value without an origin in a file is
-    believed; one that merely refers to clear text in a file still has its origin there.
-    """
-    if VaultedValue.is_tagged_on(value) or SourceWasEncrypted.is_tagged_on(value):
+
+def _is_sealed(value: Any) -> bool:
+    """Whether a value is vaulted itself, or stands in a file that is vaulted as a whole."""
+    if isinstance(value, EncryptedString) or VaultedValue.is_tagged_on(value):
         return True
     origin = Origin.get_tag(value)
-    return computed and (origin is None or origin.path is None)
+    return origin is not None and origin.path is not None and _is_vaulted_file(origin.path)
+
+
+@cache
+def _is_vaulted_file(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return bool(is_encrypted(file.read(64)))
+    except OSError:
+        return False
 
 
 def _plain(value: Any) -> Any:
@@ -210,18 +241,21 @@ def read_inventory(
     from ansible.cli import CLI  # noqa: PLC0415
     from ansible.inventory.manager import InventoryManager  # noqa: PLC0415
     from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
-    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
     from ansible.vars.hostvars import HostVars  # noqa: PLC0415
     from ansible.vars.manager import VariableManager  # noqa: PLC0415
 
     if not source.exists():
         raise InventoryError([_no_inventory(str(source))])
-    init_plugin_loader()
+    _start_plugins()
     loader = DataLoader()
     loader.set_basedir(str(paths.PROJECT))
     files = [str(vault_password_file)] if vault_password_file else None
     try:
-        CLI.setup_vault_secrets(loader, vault_ids=[], vault_password_files=files, auto_prompt=False)
+        secrets = CLI.setup_vault_secrets(
+            loader, [], vault_password_files=files, auto_prompt=False, initialize_context=False
+        )
+        # Ansible's programs set this once; one process here may read several inventories.
+        VaultSecretsContext._current = VaultSecretsContext(secrets)  # noqa: SLF001
         inventory = InventoryManager(loader=loader, sources=[str(source)])
         if limit:
             inventory.subset(limit)
@@ -234,6 +268,14 @@ def read_inventory(
     manager = VariableManager(loader=loader, inventory=inventory)
     hostvars = HostVars(inventory=inventory, variable_manager=manager, loader=loader)
     return [read_host(name, hostvars, loader) for name in names]
+
+
+@cache
+def _start_plugins() -> None:
+    """Starts Ansible's plugin loader, which may be done once in a process."""
+    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
+
+    init_plugin_loader()
 
 
 def _no_inventory(source: str) -> Problem:

@@ -99,10 +99,10 @@ def _torch_source(context: Context, device: Device, indexes: list[str]) -> Torch
         context.because("torch", "cpu-index", f"{answering[0]} answers")
         return "cpu-index"
     asked = ", ".join(indexes) or "none is listed"
-    context.because("torch", "default-index", f"no PyTorch CPU index answers ({asked})")
+    context.because("torch", "default-index", f"no PyTorch CPU index is known to answer ({asked})")
     context.notices.append(
         f"torch comes from the default index (built for CUDA, about 5 GB with what it needs; "
-        f"the CPU engine runs on it): no PyTorch CPU index answers ({asked})"
+        f"the CPU engine runs on it): no PyTorch CPU index is known to answer ({asked})"
     )
     return "default-index"
 

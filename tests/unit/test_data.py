@@ -1,0 +1,105 @@
+"""The project's data is typed, sorted and complete."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from vllm_ansible import paths
+from vllm_ansible.data import DataError, code_digest, load_data, project_data
+
+
+def read(name: str) -> Any:
+    return next(iter(yaml.safe_load((paths.DATA / name).read_text("utf-8")).values()))
+
+
+def test_names_in_the_data_are_sorted():
+    versions = read("versions.yml")
+    assert list(versions["miniconda"]) == sorted(versions["miniconda"])
+    assert list(versions["flags"]) == sorted(versions["flags"])
+    for files in versions["miniconda"].values():
+        assert list(files) == sorted(files)
+    models = read("models.yml")
+    assert list(models) == sorted(models)
+    profiles = read("mirrors.yml")["profiles"]
+    assert list(profiles) == sorted(profiles)
+
+
+def test_vllm_versions_and_floors_go_up():
+    data = project_data().versions
+
+    def key(version: str) -> list[int]:
+        return [int(n) for n in re.findall(r"\d+", version)]
+
+    assert list(data.vllm) == sorted(data.vllm, key=key)
+    floors = [floor.fixed_in for floor in data.security_floors]
+    assert floors == sorted(floors, key=key)
+
+
+def test_the_defaults_are_among_what_is_known_and_locked():
+    data = project_data()
+    versions = data.versions
+    assert versions.vllm[versions.default_vllm].supports(versions.default_python)
+    assert versions.default_miniconda in versions.miniconda
+    assert data.mirrors.default_profile in data.mirrors.profiles
+    for source in ("cpu-index", "default-index"):
+        assert (versions.default_vllm, "cpu", versions.default_python, source) in data.locks
+
+
+def test_every_lock_pins_everything_and_the_cpu_index_needs_nothing_of_cuda():
+    for (version, device, _, source), pins in project_data().locks.items():
+        assert all(re.fullmatch(r"[a-z0-9._-]+==[^\s;]+", pin) for pin in pins)
+        assert len({pin.split("==")[0] for pin in pins}) == len(pins)
+        assert f"vllm=={version}+cpu" in pins or device == "gpu"
+        assert not any(pin.startswith(("torchvision", "torchaudio", "torchcodec")) for pin in pins)
+        if source == "cpu-index":
+            assert not any(pin.startswith(("nvidia-", "cuda-", "triton=")) for pin in pins)
+            assert any(pin.startswith("torch==") and pin.endswith("+cpu") for pin in pins)
+
+
+@pytest.mark.parametrize(
+    ("version", "flaws"),
+    [
+        ("0.31.0", ["PYSEC-2026-4344", "PYSEC-2026-4349"]),
+        ("0.32.0", []),
+    ],
+)
+def test_known_flaws_of_a_version(version, flaws):
+    found = project_data().versions.flaws(version)
+    assert [name for floor in found for name in floor.ids] == flaws
+
+
+def test_dead_channels_are_not_used():
+    text = (paths.DATA / "mirrors.yml").read_text("utf-8")
+    urls = re.findall(r"https?://\S+", text)
+    for dead in ("pkgs/free", "pkgs/r", "pkgs/msys2", "cloud/pytorch"):
+        assert not any(dead in url for url in urls)
+
+
+@pytest.mark.parametrize("content", ["[", "- a", "vllm_data_versions: {default_vllm: 1}", "a: 1"])
+def test_wrong_data_is_named(tmp_path, content):
+    for name in ("mirrors.yml", "models.yml"):
+        (tmp_path / name).write_text((paths.DATA / name).read_text("utf-8"), "utf-8")
+    (tmp_path / "versions.yml").write_text(content, "utf-8")
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+        load_data(tmp_path, paths.LOCKS)
+
+
+def test_a_lock_file_must_say_what_it_locks(tmp_path):
+    (tmp_path / "vllm.txt").write_text("a==1\n", "utf-8")
+    with pytest.raises(DataError, match="does not say version"):
+        load_data(paths.DATA, tmp_path)
+
+
+def test_a_changed_role_changes_the_code_digest_and_a_readme_does_not(tmp_path):
+    tasks = tmp_path / "roles" / "one" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "main.yml").write_text("- a", "utf-8")
+    before = code_digest(tmp_path)
+    (tmp_path / "roles" / "one" / "README.md").write_text("words", "utf-8")
+    assert code_digest(tmp_path) == before
+    (tasks / "main.yml").write_text("- b", "utf-8")
+    assert code_digest(tmp_path) != before

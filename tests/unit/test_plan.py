@@ -1,0 +1,319 @@
+"""The plan's decisions, by tables: words and recorded facts in, decisions out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_ansible.data import project_data
+from vllm_ansible.plan import HostFacts, PlanError, plan_host
+from vllm_ansible.plan.difference import differences
+from vllm_ansible.plan.probe import probe_urls
+from vllm_ansible.plan.serving import door_address
+from vllm_ansible.schema import check_host
+
+FACTS = Path(__file__).parent / "facts"
+DATA = project_data()
+ONE = {"name": "a", "model": "qwen2.5-0.5b-instruct"}
+TWO = [ONE, {**ONE, "name": "b", "port": 8001}]
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def facts(name: str = "cpu-2-cores-avx2", **more: Any) -> HostFacts:
+    record = json.loads((FACTS / f"{name}.json").read_text("utf-8"))
+    return HostFacts.model_validate({**record, **more})
+
+
+def plan(on: HostFacts | None = None, fingerprint: str | None = None, **words: Any):
+    words.setdefault("vllm_instances", [ONE])
+    checked = check_host("h", words, DATA)
+    assert checked.words is not None, checked.problems
+    return plan_host(checked.words, on or facts(), DATA, fingerprint, name="h")
+
+
+def sized(mib: int) -> dict[str, Any]:
+    files = {"model.safetensors": {"size": mib * 2**20, "sha256": "a" * 64}}
+    source = {"kind": "git-lfs", "url": "https://git.example.com/m.git"}
+    return {"m": {"revision": "b" * 40, "sources": [source], "files": files}}
+
+
+DEVICES = [
+    # facts, asked, decided, words of the reason
+    ("cpu-2-cores-avx2", "auto", "cpu", "no NVIDIA GPU"),
+    ("cpu-16-cores-avx512", "cpu", "cpu", "asks for it"),
+    ("gpu-h200", "auto", "gpu", "NVIDIA H200 with driver 580.95.05"),
+    ("gpu-h200", "cpu", "cpu", "asks for it"),
+    ("gpu-t4", "auto", "gpu", "Tesla T4"),
+    ("gpu-two-a100", "gpu", "gpu", "asks for it"),
+    ("gpu-driver-too-old", "auto", "cpu", "driver 535.183.01 is too old"),
+    ("gpu-no-driver", "auto", "cpu", "no NVIDIA driver"),
+]
+
+
+@pytest.mark.parametrize(("record", "asked", "device", "why"), DEVICES)
+def test_the_device(record, asked, device, why):
+    made = plan(facts(record), vllm_engine={"device": asked})
+    assert made.device == device
+    assert why in next(reason.why for reason in made.reasons if reason.subject == "device")
+
+
+def test_a_gpu_that_cannot_be_used_is_said_so():
+    assert any("needs branch 580" in n for n in plan(facts("gpu-driver-too-old")).notices)
+
+
+SHORTAGES = [
+    # facts, what differs in them, words, what the error says
+    ("cpu-2-cores-avx2", {}, {"vllm_engine": {"device": "gpu"}}, "no NVIDIA GPU"),
+    ("gpu-driver-too-old", {}, {"vllm_engine": {"device": "gpu"}}, "needs branch 580 or newer"),
+    ("gpu-no-driver", {}, {"vllm_engine": {"device": "gpu"}}, "no NVIDIA driver"),
+    ("cpu-2-cores-avx2", {"cpu_flags": ["sse4_2"]}, {}, "no AVX2"),
+    ("cpu-2-cores-avx2", {"glibc": "2.27"}, {}, "glibc 2.27"),
+    ("cpu-2-cores-avx2", {"systemd": 219}, {}, "systemd 219"),
+    ("cpu-2-cores-avx2", {"architecture": "riscv64"}, {}, "riscv64"),
+    ("cpu-2-cores-avx2", {"architecture": "aarch64"}, {}, "x86_64 only"),
+    ("cpu-2-cores-avx2", {"memory_mib": 3000}, {}, "need 4096 MiB"),
+    (
+        "cpu-2-cores-avx2",
+        {},
+        {"vllm_instances": [{**ONE, "kv_cache_gib": 8}]},
+        "need 11264 MiB (weights",
+    ),
+    ("cpu-2-cores-avx2", {"disk_free_mib": {"/opt": 100}}, {}, "need 7500 MiB in /opt, 100 are"),
+    (
+        "cpu-2-cores-avx2",
+        {"disk_free_mib": {"/srv": 1999}},
+        {"vllm_models": sized(1000), "vllm_instances": [{**ONE, "model": "m"}]},
+        "m need 2000 MiB in /srv",
+    ),
+]
+
+
+@pytest.mark.parametrize(("record", "differs", "words", "says"), SHORTAGES)
+def test_a_host_that_cannot_take_it_is_refused_with_figures(record, differs, words, says):
+    with pytest.raises(PlanError) as error:
+        plan(facts(record, **differs), **words)
+    assert says in str(error.value)
+    assert str(error.value).startswith("h: ")
+
+
+def test_every_shortage_is_told_at_once():
+    with pytest.raises(PlanError) as error:
+        plan(facts(memory_mib=100, glibc="2.17", cpu_flags=[]))
+    assert len(error.value.problems) == 3
+
+
+MEMORY = [
+    # memory in MiB, instances, GiB of KV cache for each
+    (7941, [ONE], ["2"]),
+    (24000, [ONE], ["10"]),
+    (512000, [ONE], ["16"]),
+    (24000, TWO, ["4", "4"]),
+    (24000, [{**ONE, "kv_cache_gib": 1}, TWO[1]], ["1", "8"]),
+]
+
+
+@pytest.mark.parametrize(("memory", "instances", "spaces"), MEMORY)
+def test_the_kv_cache_is_always_set_and_fits(memory, instances, spaces):
+    made = plan(facts(memory_mib=memory), vllm_instances=instances)
+    assert [i.environment["VLLM_CPU_KVCACHE_SPACE"] for i in made.instances] == spaces
+
+
+def test_the_weights_count_in_the_memory():
+    words: dict[str, Any] = {
+        "vllm_models": sized(4000),
+        "vllm_instances": [{**ONE, "model": "m"}],
+    }
+    with pytest.raises(PlanError, match="need 8096 MiB"):
+        plan(**words)
+
+
+CORES = [(2, [ONE], ["auto"]), (16, TWO, ["0-7", "8-15"]), (2, TWO, ["0", "1"])]
+CORES += [(1, TWO, ["nobind", "nobind"])]
+
+
+@pytest.mark.parametrize(("cores", "instances", "bound"), CORES)
+def test_instances_do_not_share_cores(cores, instances, bound):
+    made = plan(facts(cores=cores, memory_mib=32000), vllm_instances=instances)
+    assert [i.environment["VLLM_CPU_OMP_THREADS_BIND"] for i in made.instances] == bound
+
+
+def test_torch_comes_from_the_cpu_index_where_it_answers():
+    made = plan(facts(reachable={TORCH_INDEX: True}))
+    assert (made.release.torch_source, made.release.torch) == ("cpu-index", "2.13.0+cpu")
+    assert TORCH_INDEX in made.packages.indexes
+    assert "torch==2.13.0+cpu" in made.packages.requirements
+
+
+def test_torch_comes_from_the_default_index_else_with_a_notice():
+    made = plan(facts(reachable={TORCH_INDEX: False}))
+    assert (made.release.torch_source, made.release.torch) == ("default-index", "2.13.0")
+    assert TORCH_INDEX not in made.packages.indexes
+    assert any("default index" in notice for notice in made.notices)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("source", ["cpu-index", "default-index"])
+def test_an_index_that_comes_and_goes_makes_no_new_release(source, answers):
+    first = plan(facts(reachable={TORCH_INDEX: source == "cpu-index"}))
+    receipt = {"plan_digest": first.digest, "content": first.receipt}
+    second = plan(facts(reachable={TORCH_INDEX: answers}, receipt=receipt))
+    assert second.release == first.release
+    assert second.digest == first.digest
+
+
+def test_a_release_of_another_python_does_not_decide_the_source_of_torch():
+    first = plan(facts(reachable={TORCH_INDEX: True}))
+    content = {"release": {**first.receipt["release"], "python": "3.12"}}
+    made = plan(facts(receipt={"content": content}))
+    assert made.release.torch_source == "default-index"
+
+
+def test_the_engine_hears_on_a_socket_and_calls_nobody():
+    instance = plan(vllm_instances=[{**ONE, "max_model_len": 2048}]).instances[0]
+    assert instance.config["uds"] == instance.socket == "/run/vllm/a/api.sock"
+    assert not {"host", "port", "api-key"} & instance.config.keys()
+    assert instance.config["max-model-len"] == 2048
+    assert instance.environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert instance.environment["HF_HUB_OFFLINE"] == "1"
+    assert instance.unit == "vllm@a.service"
+
+
+def test_an_old_version_without_a_socket_hears_on_loopback_with_its_own_flags():
+    old = {"version": "0.6.3.post1", "accept_vulnerable": True, "device": "cpu"}
+    made = plan(vllm_engine=old)
+    config = made.instances[0].config
+    assert (config["host"], config["port"], made.instances[0].socket) == ("127.0.0.1", 18000, None)
+    assert config["disable-frontend-multiprocessing"] is True
+    assert config["disable-log-requests"] is True
+    assert "shutdown-timeout" not in config
+    assert made.packages.locked is False
+
+
+def test_the_current_version_gets_no_flag_that_it_lost():
+    config = plan().instances[0].config
+    assert not {"disable-log-requests", "disable-frontend-multiprocessing"} & config.keys()
+    assert config["shutdown-timeout"] == 30
+
+
+@pytest.mark.parametrize(("compiled", "packages"), [(False, False), (True, True)])
+def test_compiling_is_asked_for_and_brings_its_compiler(compiled, packages):
+    made = plan(vllm_instances=[{**ONE, "compile": compiled}])
+    assert ("enforce-eager" not in made.instances[0].config) == compiled
+    assert ("g++" in made.apt) == packages
+
+
+@pytest.mark.parametrize(
+    ("record", "asked", "dtype"),
+    [
+        ("gpu-t4", "auto", "half"),
+        ("gpu-t4", "float32", "float32"),
+        ("gpu-h200", "auto", "auto"),
+        ("cpu-2-cores-avx2", "auto", "auto"),
+    ],
+)
+def test_the_number_format_is_one_that_the_device_has(record, asked, dtype):
+    made = plan(facts(record), vllm_instances=[{**ONE, "dtype": asked}])
+    assert made.instances[0].config["dtype"] == dtype
+
+
+def test_two_instances_take_a_gpu_each():
+    made = plan(facts("gpu-two-a100"), vllm_instances=TWO)
+    assert [i.environment["CUDA_VISIBLE_DEVICES"] for i in made.instances] == ["0", "1"]
+
+
+def test_arguments_and_environment_of_the_inventory_win():
+    extra = {"extra_args": {"max_num_seqs": 8}, "env": {"VLLM_LOGGING_LEVEL": "DEBUG"}}
+    instance = plan(vllm_instances=[{**ONE, **extra}]).instances[0]
+    assert instance.config["max-num-seqs"] == 8
+    assert instance.environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+
+def test_what_an_inventory_says_wins_over_its_profile():
+    index = "https://index.example.com/simple"
+    made = plan(vllm_sources={"profile": "tuna", "packages": {"default_index": index}})
+    assert made.packages.default_index == index
+    assert made.packages.indexes == ["https://wheels.vllm.ai/0.31.0/cpu"]
+    assert made.miniconda.urls[0].startswith("https://mirrors.tuna.tsinghua.edu.cn/")
+
+
+def test_the_upstream_profile_leaves_the_client_its_default_index():
+    assert plan(vllm_sources={"profile": "upstream"}).packages.default_index is None
+    unset = plan(vllm_sources={"profile": "tuna", "packages": {"default_index": None}})
+    assert unset.packages.default_index is None
+
+
+def test_the_urls_to_ask_about_are_those_of_the_profile():
+    words = check_host("h", {"vllm_instances": [ONE]}, DATA).words
+    assert words is not None
+    assert probe_urls(words, DATA) == [TORCH_INDEX]
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        (["127.0.0.1"], "127.0.0.1"),
+        (["127.0.0.1", "192.0.2.7"], "192.0.2.7"),
+        (["0.0.0.0"], "127.0.0.1"),  # noqa: S104
+        (["::1"], "[::1]"),
+    ],
+)
+def test_the_address_that_users_are_told(listen, address):
+    assert door_address(listen) == address
+
+
+CHANGES_THE_HOST: list[dict[str, Any]] = [
+    {"vllm_instances": [{**ONE, "port": 8001}]},
+    {"vllm_instances": [{**ONE, "kv_cache_gib": 1}]},
+    {"vllm_instances": TWO},
+    {"vllm_gateway": {"listen": ["127.0.0.1", "192.0.2.7"]}},
+    {"vllm_gateway": {"routes": ["/v1/models"]}},
+    {"vllm_sources": {"profile": "upstream"}},
+    {"__role_variables__": {"gateway_max_body_size": "1m"}},
+]
+CHANGES_NOTHING = [
+    {"vllm_instances": [{**ONE, "ready_timeout": 900}]},
+    {"vllm_sources": {"miniconda": {"mirrors": ["https://mirror.example.com/miniconda"]}}},
+    {"vllm_engine": {"device": "cpu", "version": "0.31.0"}},
+]
+
+
+@pytest.mark.parametrize("words", CHANGES_THE_HOST)
+def test_the_digest_changes_with_what_changes_the_host(words):
+    assert plan(**words).digest != plan().digest
+
+
+@pytest.mark.parametrize("words", CHANGES_NOTHING)
+def test_the_digest_stays_when_the_host_stays(words):
+    assert plan(**words).digest == plan().digest
+
+
+def test_the_digest_changes_with_the_key_and_with_the_code():
+    assert plan(fingerprint="1" * 16).digest != plan(fingerprint="2" * 16).digest
+    words = check_host("h", {"vllm_instances": [ONE]}, DATA).words
+    assert words is not None
+    newer = plan_host(words, facts(), DATA.model_copy(update={"code_digest": "x"}), name="h")
+    assert newer.digest != plan().digest
+
+
+def test_the_digest_is_the_same_on_every_host_and_run():
+    assert plan().digest == plan().digest == plan(facts(python="3.9.2")).digest
+
+
+def test_the_receipt_keeps_no_environment():
+    made = plan(vllm_instances=[{**ONE, "env": {"NOTE": "hunter2"}}])
+    assert "hunter2" not in json.dumps(made.receipt)
+
+
+def test_the_difference_from_the_receipt():
+    first = plan()
+    assert differences(first, facts()) == ["the host has no receipt: everything would be done"]
+    known = facts(receipt={"plan_digest": first.digest, "content": first.receipt})
+    assert differences(first, known) == []
+    other = plan(known, vllm_instances=[{**ONE, "dtype": "float32"}, TWO[1]])
+    assert differences(other, known) == [
+        "instances: b is added",
+        "instances: a is changed (config_digest)",
+    ]
