@@ -1,0 +1,286 @@
+#!/usr/bin/python
+"""Ask the running service what users will ask it, with the client that they use."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: openai_probe
+short_description: Prove an OpenAI-compatible service by asking it
+description:
+  - Asks, in this order, C(/health), the list of models, a completion, a chat, and a streamed chat,
+    through the C(openai) client.
+  - Needs the Python package C(openai) in the interpreter that runs it; vLLM's environment has it.
+options:
+  base_url:
+    description: The service's address, ending with C(/v1). It may carry no password.
+    type: str
+    required: true
+  model:
+    description: The served name of the model.
+    type: str
+    required: true
+  api_key_file:
+    description: File on the host whose first line is the API key; none is sent when null.
+    type: path
+    required: false
+    default: null
+  question:
+    description: The question of the chats.
+    type: str
+    required: false
+    default: What is the capital of France?
+  max_tokens:
+    description: Tokens that an answer may have.
+    type: int
+    required: false
+    default: 64
+  timeout:
+    description: Seconds that one request may take.
+    type: int
+    required: false
+    default: 120
+attributes:
+  check_mode:
+    support: full
+    description: Asks as always; nothing is changed.
+  diff_mode:
+    support: none
+    description: There is nothing to compare.
+author: vllm-ansible
+"""
+
+EXAMPLES = r"""
+- name: The instance answers as users will ask it
+  openai_probe:
+    base_url: http://127.0.0.1:8000/v1
+    api_key_file: /etc/vllm/api_key
+    model: smollm2-135m
+  vars:
+    ansible_python_interpreter: /opt/vllm/current/bin/python
+"""
+
+RETURN = r"""
+model:
+  description: The served name that was asked.
+  returned: always
+  type: str
+answer:
+  description: The chat's answer.
+  returned: success
+  type: str
+tokens_per_second:
+  description: Rate of the streamed chat after its first token; null when it had only one.
+  returned: success
+  type: float
+time_to_first_token:
+  description: Seconds from the streamed chat's request to its first token.
+  returned: success
+  type: float
+checks:
+  description: What was asked, each with name, ok and seconds.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_urls import refuse_credentials, tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+try:
+    import httpx
+    import openai
+except ImportError:
+    openai = None
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def read_key(path: str | None) -> str | None:
+    """Return the API key; None when no file is named.
+
+    Raises:
+        HostError: the file is missing, unreadable or empty.
+    """
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text("utf-8").split()
+    except OSError as error:
+        raise HostError(f"api_key_file {path} cannot be read: {error.strerror}") from error
+    if not lines:
+        raise HostError(f"api_key_file {path} is empty; put the key into it")
+    return lines[0]
+
+
+def explain(error: Exception) -> str:
+    """Return what went wrong, with the answer's status and the beginning of its text."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"status {response.status_code}: {response.text[:500].strip()}"
+    cause = error.__cause__
+    return f"{type(error).__name__}: {error}" + (f" ({cause})" if cause else "")
+
+
+class Probe:
+    """The questions to one service, and how each was answered."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        """Prepare the clients; nothing is asked yet."""
+        self.params, self.checks = params, list[dict[str, Any]]()
+        self.key = read_key(params["api_key_file"])
+        self.base = params["base_url"].rstrip("/")
+        # A proxy of the environment is never the way to this very host.
+        outside = urlsplit(self.base).hostname not in LOOPBACK
+        timeout = params["timeout"]
+        self.http = httpx.Client(trust_env=outside, verify=tls_context(), timeout=timeout)
+        self.client = openai.OpenAI(
+            base_url=self.base,
+            api_key=self.key or "none",
+            max_retries=0,
+            timeout=timeout,
+            http_client=self.http,
+        )
+
+    def check(self, name: str, ask: Callable[[], Any]) -> Any:
+        """Ask one thing, note how it went, and return the answer.
+
+        Raises:
+            HostError: it was not answered as it must be; the key is not in the message.
+        """
+        began = time.monotonic()
+        reason: str | None = None
+        answer: Any = None
+        try:
+            answer = ask()
+        except HostError as error:
+            reason = error.message
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, the check failed
+            reason = explain(error)
+        seconds = round(time.monotonic() - began, 3)
+        self.checks.append({"name": name, "ok": reason is None, "seconds": seconds})
+        if reason is not None:
+            if self.key:
+                reason = reason.replace(self.key, "***")
+            raise HostError(
+                f"{self.base}: check '{name}' of model {self.params['model']} failed: {reason}",
+                model=self.params["model"],
+                checks=self.checks,
+            )
+        return answer
+
+    def health(self) -> None:
+        """Ask C(/health), which lies beside C(/v1)."""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        url = f"{self.base[:-3]}/health" if self.base.endswith("/v1") else f"{self.base}/health"
+        self.http.get(url, headers=headers).raise_for_status()
+
+    def models(self) -> None:
+        """Look for the model's name in the list."""
+        names = [model.id for model in self.client.models.list()]
+        if self.params["model"] not in names:
+            raise HostError(f"the service has {names}, and {self.params['model']!r} was expected")
+
+    def completion(self) -> None:
+        """Have a text continued."""
+        params = self.params
+        limits = {"max_tokens": params["max_tokens"], "temperature": 0}
+        done = self.client.completions.create(model=params["model"], prompt="Once upon", **limits)
+        if not done.choices or not done.choices[0].text.strip():
+            raise HostError("the completion is empty")
+
+    def request(self) -> dict[str, Any]:
+        """Return the chat's request."""
+        return {
+            "model": self.params["model"],
+            "messages": [{"role": "user", "content": self.params["question"]}],
+            "max_tokens": self.params["max_tokens"],
+            "temperature": 0,
+        }
+
+    def chat(self) -> str:
+        """Ask the question and return the answer."""
+        done = self.client.chat.completions.create(**self.request())
+        text = said(done.choices[0].message) if done.choices else ""
+        if not text.strip():
+            raise HostError("the chat's answer is empty")
+        return text.strip()
+
+    def stream(self) -> dict[str, Any]:
+        """Ask the question as a stream and return its measures."""
+        began = time.monotonic()
+        first = last = None
+        pieces, tokens = 0, None
+        options = {"include_usage": True}
+        chunks = self.client.chat.completions.create(
+            **self.request(), stream=True, stream_options=options
+        )
+        for chunk in chunks:
+            if chunk.choices and said(chunk.choices[0].delta):
+                last = time.monotonic()
+                first = first or last
+                pieces += 1
+            if chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
+        if first is None or last is None:
+            raise HostError("the stream ended without a word")
+        # A server that does not tell the number of tokens sends about one in each piece.
+        after, spent = (tokens or pieces) - 1, last - first
+        rate = round(after / spent, 1) if after > 0 and spent > 0 else None
+        return {"tokens_per_second": rate, "time_to_first_token": round(first - began, 3)}
+
+    def run(self) -> dict[str, Any]:
+        """Ask everything and return the result.
+
+        Raises:
+            HostError: naming the first check that failed.
+        """
+        with self.http:
+            self.check("health", self.health)
+            self.check("models", self.models)
+            self.check("completion", self.completion)
+            answer = self.check("chat", self.chat)
+            measures = self.check("stream", self.stream)
+        return {"model": self.params["model"], "answer": answer, **measures, "checks": self.checks}
+
+
+def said(part: Any) -> str:
+    """Return the text of a message or of a piece of one; a thinking model's thoughts count."""
+    fields = ("content", "reasoning_content", "reasoning")
+    return next((str(text) for text in (getattr(part, name, None) for name in fields) if text), "")
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "base_url": {"type": "str", "required": True},
+            "model": {"type": "str", "required": True},
+            "api_key_file": {"type": "path", "no_log": False},
+            "question": {"type": "str", "default": "What is the capital of France?"},
+            "max_tokens": {"type": "int", "default": 64},
+            "timeout": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    if openai is None:
+        module.fail_json(msg=missing_required_lib("openai"))
+    try:
+        refuse_credentials([module.params["base_url"]], "base_url")
+        result = Probe(module.params).run()
+    except HostError as error:
+        module.fail_json(msg=error.message, **error.details)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()
