@@ -1,0 +1,1 @@
+"""The programs that scripts/ runs, one module each."""
