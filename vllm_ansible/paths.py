@@ -1,8 +1,9 @@
 """Where the project's own files are."""
 
+import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT / "group_vars" / "all"
 LOCKS = PROJECT / "vllm_ansible" / "locks"
-CACHE = PROJECT / ".cache"
+CACHE = Path(os.environ.get("VLLM_ANSIBLE_CACHE", PROJECT / ".cache"))

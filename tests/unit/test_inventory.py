@@ -156,6 +156,7 @@ def play(inventory: Path, tasks: str, *arguments: str) -> subprocess.CompletedPr
     command = ["ansible-playbook", "-i", str(inventory), str(book), *arguments]
     command += ["-e", f"ansible_python_interpreter={sys.executable}"]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg")}
+    environment["VLLM_ANSIBLE_CACHE"] = str(inventory.parent / "cache")
     environment["ANSIBLE_STDOUT_CALLBACK"] = "ansible.builtin.default"
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=paths.PROJECT, check=False

@@ -190,7 +190,7 @@ def _rows(plan: HostPlan) -> list[tuple[str, str, str]]:
         ("miniconda", plan.miniconda.filename, f"first from {next(iter(plan.miniconda.urls), '')}"),
     ]
     rows += [
-        ("model", f"{m.name} @ {m.revision[:12]}", f"first from {m.sources[0].url}")
+        ("model", f"{m.name} @ {m.revision[:12]}", f"first from {m.sources[0]['url']}")
         for m in plan.models
     ]
     rows += [

@@ -81,21 +81,16 @@ class Packages(_Part):
     uv: str
 
 
-class ModelSource(_Part):
-    """One place to fetch a model from, and the commit that it has there."""
-
-    kind: str
-    url: str
-    revision: str
-
-
 class ModelSnapshot(_Part):
-    """One model at one revision; size in bytes where it is known."""
+    """One model at one revision; size in bytes where it is known.
+
+    A source has `kind`, `url` and, where its commit is not the model's, `revision`.
+    """
 
     name: str
     revision: str
     path: str
-    sources: list[ModelSource]
+    sources: list[dict[str, str]]
     include: list[str]
     files: dict[str, FileSum]
     size_bytes: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, ModelSource
+from vllm_ansible.plan.result import InstancePlan, ModelSnapshot
 from vllm_ansible.schema.words import SECRET_NAME
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def choose_models(context: Context) -> list[ModelSnapshot]:
                 name=name,
                 revision=model.revision,
                 path=f"{MODELS}/{name}/{model.revision}",
-                sources=[
-                    ModelSource(kind=s.kind, url=s.url, revision=s.revision or model.revision)
-                    for s in model.sources
-                ],
+                sources=[source.model_dump(exclude_none=True) for source in model.sources],
                 include=model.include,
                 files=model.files,
                 size_bytes=sum(f.size for f in model.files.values()) or None,
