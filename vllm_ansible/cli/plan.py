@@ -161,7 +161,8 @@ def _print_json(results: list[Planned], shortages: list[str]) -> None:
 
 
 def _print_tables(results: list[Planned]) -> None:
-    console = Console(highlight=False)
+    # In a file or a pipe a notice stays on one line, where it can be searched for.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for result in results:
         plan = result.plan
         table = Table(title=f"{plan.host}  ({result.facts_from})", title_justify="left")
@@ -171,7 +172,7 @@ def _print_tables(results: list[Planned]) -> None:
             table.add_row(*map(escape, row))
         console.print(table)
         for notice in plan.notices:
-            console.print(f"[yellow]notice:[/yellow] {escape(notice)}")
+            console.print(f"[yellow]notice:[/yellow] {escape(notice)}", soft_wrap=True)
         console.print("would change:" if result.differences else "would change: nothing")
         for line in result.differences:
             console.print(f"  {escape(line)}")
