@@ -1,0 +1,107 @@
+"""A service is proved by asking it; the engine is a stand-in here, the client the real one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.standins import engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.unit.modules.conftest import ModuleRunner
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., str]]:
+    """Return a function that starts an engine and returns its base URL."""
+    servers: list[Any] = []
+
+    def begin(*words: str) -> str:
+        server: Any = engine.make_server(engine.parse(["--port=0", "--model=tiny", *words]))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/v1"
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_every_question_is_asked_and_measured(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start("--token-delay=0.2"), model="tiny")
+    assert result["answer"] == engine.ANSWER
+    names = ["health", "models", "completion", "chat", "stream"]
+    assert [check["name"] for check in result["checks"]] == names
+    assert all(check["ok"] for check in result["checks"])
+    assert 4 < result["tokens_per_second"] < 7
+    assert 0 < result["time_to_first_token"] < 2
+    assert not result["changed"]
+
+
+def test_the_key_opens_and_is_never_told(module: ModuleRunner, start: Any, tmp_path: Path) -> None:
+    key = tmp_path / "api_key"
+    key.write_text("hunter2-hunter2\n")
+    url = start("--api-key=hunter2-hunter2")
+    result = module(base_url=url, model="tiny", api_key_file=str(key))
+    assert "hunter2-hunter2" not in json.dumps(result)
+    refused = module(base_url=url, model="tiny", fails=True)
+    assert "check 'models'" in refused["msg"]
+    assert "status 401" in refused["msg"]
+    key.write_text("")
+    assert (
+        "is empty" in module(base_url=url, model="tiny", api_key_file=str(key), fails=True)["msg"]
+    )
+    key.unlink()
+    assert (
+        "cannot be read"
+        in (module(base_url=url, model="tiny", api_key_file=str(key), fails=True)["msg"])
+    )
+
+
+def test_another_model_than_expected_is_named(module: ModuleRunner, start: Any) -> None:
+    message = module(base_url=start(), model="other", fails=True)["msg"]
+    assert "the service has ['tiny'], and 'other' was expected" in message
+
+
+def test_a_dead_engine_fails_the_first_check(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start("--fail-after=0"), model="tiny", fails=True)
+    assert "check 'health'" in result["msg"]
+    assert "503" in result["msg"]
+    assert [check["ok"] for check in result["checks"]] == [False]
+
+
+def test_an_engine_that_dies_on_the_way_fails_where_it_died(
+    module: ModuleRunner, start: Any
+) -> None:
+    result = module(base_url=start("--fail-after=2"), model="tiny", fails=True)
+    assert "check 'chat'" in result["msg"]
+    assert "the engine is dead" in result["msg"]
+
+
+def test_silence_is_no_answer(module: ModuleRunner, start: Any) -> None:
+    message = module(base_url=start("--answer= "), model="tiny", fails=True)["msg"]
+    assert "the completion is empty" in message
+
+
+def test_a_service_that_is_not_there_is_named(module: ModuleRunner) -> None:
+    message = module(base_url="http://127.0.0.1:1/v1", model="tiny", fails=True)["msg"]
+    assert "http://127.0.0.1:1/v1: check 'health'" in message
+    assert "refused" in message
+
+
+def test_a_proxy_of_the_environment_is_not_asked(module: ModuleRunner, start: Any) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "no_proxy": ""}
+    assert module(base_url=start(), model="tiny", env=proxy)["answer"]
+
+
+def test_a_slow_answer_is_given_up(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start("--token-delay=5"), model="tiny", timeout=1, fails=True)
+    assert "check 'stream'" in result["msg"]
+    assert "timed out" in result["msg"].lower()
