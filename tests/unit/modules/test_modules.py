@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,14 +84,19 @@ def test_the_code_is_of_the_hosts_python(path: Path) -> None:
 
 
 def old_python() -> str | None:
-    """Return a Python 3.9 of this machine; None when it has none."""
-    uv = str(Path(sys.executable).with_name("uv"))
-    argv = [uv, "python", "find", "--no-project", "--no-python-downloads", "3.9"]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    return ended.stdout.strip() or None
+    """Return a Python 3.9 that runs, from PATH or pyenv; None when this machine has none."""
+    named = [Path(name) for name in [shutil.which("python3.9")] if name]
+    for path in [*named, *Path.home().glob(".pyenv/versions/3.9.*/bin/python3.9")]:
+        # pyenv leaves names on PATH that only say which versions it has.
+        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return str(path)
+    return None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+# openai_probe runs with the release's Python, which is newer.
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.stem != "openai_probe"], ids=lambda p: p.stem
+)
 def test_the_module_starts_with_python_3_9(path: Path) -> None:
     """The oldest Python of the hosts imports everything, and then looks at the options."""
     python = old_python()
@@ -108,7 +114,7 @@ def test_the_module_starts_with_python_3_9(path: Path) -> None:
     )
     assert ended.stdout, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
-    assert "nonsense" in result["msg"]
+    assert "nonsense" in result["msg"] or "missing required" in result["msg"]
 
 
 def test_ansible_doc_renders_every_module() -> None:
