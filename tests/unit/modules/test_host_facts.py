@@ -78,7 +78,7 @@ def test_the_receipt_is_read_and_a_damaged_one_is_told(
 
 
 def test_gpus_are_listed_as_nvidia_smi_tells_them(module: ModuleRunner, programs: Path) -> None:
-    # The first line is an H200's own; the second is a GPU's that shares the host's memory.
+    # Written after nvidia-smi's manual; the second is a GPU that shares the host's memory.
     write_program(
         programs / "nvidia-smi",
         "#!/bin/sh\ncat <<'END'\n"
