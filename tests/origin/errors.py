@@ -1,0 +1,5 @@
+"""Errors of the origin's builders."""
+
+
+class OriginError(Exception):
+    """An artefact of the origin cannot be made; the message names it, what was found and the way out."""

@@ -1,0 +1,141 @@
+"""Finds a CPython 3.10 on this machine: pyenv's, PATH's, or one that uv manages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.origin.errors import OriginError
+
+WANTED = "3.10"
+_QUESTION = """
+import json, platform, sys, sysconfig
+print(json.dumps({
+    "version": platform.python_version(),
+    "implementation": sys.implementation.name,
+    "prefix": sys.base_prefix,
+    "stdlib": sysconfig.get_path("stdlib"),
+    "include": sysconfig.get_path("include"),
+    "configured": sysconfig.get_config_var("prefix"),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A CPython installation.
+
+    Attributes:
+        version: such as ``3.10.13``.
+        prefix: the installation's root.
+        stdlib: its standard library.
+        include: its headers.
+        configured: the prefix written into its build data, which may differ from ``prefix``.
+    """
+
+    version: str
+    prefix: Path
+    stdlib: Path
+    include: Path
+    configured: str
+
+    @property
+    def program(self) -> Path:
+        """The interpreter itself, no shim and no environment's link."""
+        return self.prefix / "bin" / f"python{WANTED}"
+
+    def identity(self) -> str:
+        """Returns what changes when another interpreter takes this one's place."""
+        stat = self.program.stat()
+        return f"{self.version} {self.program} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def find(cache: Path) -> Interpreter:
+    """Returns the first complete CPython 3.10 found; uv may install one, as the last resort.
+
+    Args:
+        cache: a directory of the caller; remembers the answer, because asking takes half a second.
+
+    Raises:
+        OriginError: none is found and uv cannot get one; names every place looked at.
+    """
+    note = cache / "state" / "interpreter.txt"
+    seen: list[str] = []
+    for candidate in _candidates(note):
+        found, why = _examine(candidate)
+        if found:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(str(found.program))
+            return found
+        seen.append(f"{candidate}: {why}")
+    raise OriginError(
+        f"no CPython {WANTED} with headers on this machine, which the lab's conda channel is made "
+        f"from. Looked at: {'; '.join(seen) or 'nothing was there'}. Install one: pyenv install "
+        f"{WANTED}, or uv python install {WANTED}, or put python{WANTED} on PATH."
+    )
+
+
+def _candidates(note: Path) -> Iterator[str]:
+    """Yields interpreters to examine, cheapest first; later sources run only if earlier ones fail."""
+    if note.is_file():
+        yield note.read_text()
+    yield from _pyenv()
+    for directory in os.get_exec_path():
+        program = Path(directory) / f"python{WANTED}"
+        if program.is_file():
+            yield str(program)
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if uv:
+        for install in (False, True):
+            if install:
+                _run([uv, "python", "install", "--quiet", WANTED])
+            answer = _run([uv, "python", "find", "--system", "--no-project", WANTED])
+            if answer:
+                yield answer
+
+
+def _pyenv() -> Iterator[str]:
+    roots = [os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv")]
+    for root in dict.fromkeys(filter(None, roots)):
+        prefixes = Path(root).glob(f"versions/{WANTED}.*")
+        # The newest patch release first: 3.10.13 after 3.10.9.
+        for prefix in sorted(prefixes, key=lambda p: p.name.rjust(12, " "), reverse=True):
+            yield str(prefix / "bin" / f"python{WANTED}")
+
+
+def _examine(candidate: str) -> tuple[Interpreter | None, str]:
+    """Returns the installation behind a program, or why it will not do."""
+    answer = _run([candidate, "-I", "-c", _QUESTION])
+    if not answer:
+        return None, "does not run"
+    facts = json.loads(answer)
+    if facts["implementation"] != "cpython" or not facts["version"].startswith(f"{WANTED}."):
+        return None, f"is {facts['implementation']} {facts['version']}"
+    found = Interpreter(
+        version=facts["version"],
+        prefix=Path(facts["prefix"]).resolve(),
+        stdlib=Path(facts["stdlib"]),
+        include=Path(facts["include"]),
+        configured=facts["configured"],
+    )
+    if not (found.include / "Python.h").is_file():
+        return None, "has no headers (Python.h)"
+    return (found, "") if found.program.is_file() else (None, f"{found.program} is not there")
+
+
+def _run(command: list[str]) -> str:
+    """Returns a program's output, or nothing when it fails: another place is looked at then."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=300, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
