@@ -44,6 +44,12 @@ options:
         description: URL of the repository, without a password.
         type: str
         required: true
+      revision:
+        description:
+          - The commit at this source that has the same files, where it differs from O(revision).
+            Hubs that copy each other do not copy history.
+        type: str
+        default: null
   include:
     description: Shell patterns of the files wanted, for the path or the last part of it.
     type: list
@@ -293,6 +299,7 @@ class Download:
         """
         attempts: list[dict[str, str]] = []
         for source in self.params["sources"]:
+            self.repository.revision = source["revision"] or self.params["revision"]
             try:
                 files = self.fetch_from(source["url"])
             except HostError as error:
@@ -536,6 +543,7 @@ def main() -> None:
     source = {
         "kind": {"type": "str", "choices": ["git-lfs"], "default": "git-lfs"},
         "url": {"type": "str", "required": True},
+        "revision": {"type": "str"},
     }
     module = AnsibleModule(
         argument_spec={

@@ -61,6 +61,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+base_url:
+  description: The address that was asked.
+  returned: success
+  type: str
+question:
+  description: The question of the chats.
+  returned: success
+  type: str
 model:
   description: The served name that was asked.
   returned: always
@@ -250,7 +258,8 @@ class Probe:
             self.check("completion", self.completion)
             answer = self.check("chat", self.chat)
             measures = self.check("stream", self.stream)
-        return {"model": self.params["model"], "answer": answer, **measures, "checks": self.checks}
+        asked = {name: self.params[name] for name in ("base_url", "model", "question")}
+        return {**asked, "answer": answer, **measures, "checks": self.checks}
 
 
 def said(part: Any) -> str:
