@@ -113,7 +113,7 @@ def ssh(
             raise lab.LabError(
                 f"the lab {spec.name} is not up (or you are not root): scripts/lab up"
             )
-    words = words or []
+    words = words[1:] if words and words[0] == "--" else words or []
     remote = words if len(words) == 1 else [shlex.join(words)] if words else []
     command = lab_ssh.command(machine)
     os.execvp(command[0], [*command, *remote])  # noqa: S606  # ssh takes over this terminal

@@ -15,11 +15,16 @@ while [ "$1" != -- ]; do
 done
 shift
 
+# Told to end, it waits for the machine's end and starts it no more.
+stopping=
+trap 'stopping=yes' TERM
+
 failures=0
 while :; do
   begun=$(date +%s)
   "$@"
   status=$?
+  [ -z "$stopping" ] || exit 0
   # With --keep-unit a reboot ends systemd-nspawn with 133 (EXIT_FORCE_RESTART).
   if [ "$status" -eq 133 ]; then
     failures=0
@@ -31,7 +36,7 @@ while :; do
     echo "vllm-lab: the machine ended with status $status"
     exit "$status"
   fi
-  # systemd-nspawn has moved us below; its next run must begin where this one began.
+  # systemd-nspawn may have moved us below; its next run must begin where this one began.
   for directory in ${cgroups:-}; do
     join "$directory" 2>/dev/null
   done

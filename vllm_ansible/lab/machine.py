@@ -8,8 +8,8 @@ import json
 import os
 import signal
 import subprocess
+import time
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,14 +131,26 @@ def running(state: Path) -> dict[str, Running]:
         elif name := _machine_of(process.pid, state, roots):
             inside.setdefault(name, []).append(process)
     return {
-        name: Running(
-            tuple(keepers.get(name, ())),
-            tuple(nspawns.get(name, ())),
-            _leader(nspawns.get(name, ()), inside.get(name, ())),
-            tuple(inside.get(name, ())),
-        )
+        name: _sorted_out(keepers.get(name, []), nspawns.get(name, []), inside.get(name, []))
         for name in sorted({*keepers, *nspawns, *inside})
     }
+
+
+def _sorted_out(keepers: list[Process], nspawns: list[Process], inside: list[Process]) -> Running:
+    """Tell a program from its children that have not yet become what they shall be."""
+    keepers, _ = _tops(keepers)
+    nspawns, twins = _tops(nspawns)
+    inside = [*inside, *twins]
+    managers = {process.pid for process in nspawns}
+    leader = next((process for process in inside if parent_of(process.pid) in managers), None)
+    return Running(tuple(keepers), tuple(nspawns), leader, tuple(inside))
+
+
+def _tops(found: list[Process]) -> tuple[list[Process], list[Process]]:
+    """Split processes of one command line into those started as such and their fresh forks."""
+    numbers = {process.pid for process in found}
+    forks = [process for process in found if parent_of(process.pid) in numbers]
+    return [process for process in found if process not in forks], forks
 
 
 def _machine_of(pid: int, state: Path, roots: dict[str, str | None]) -> str | None:
@@ -157,11 +169,6 @@ def _machine_of(pid: int, state: Path, roots: dict[str, str | None]) -> str | No
                 if option.startswith(prefix):
                     roots[namespace] = option.removeprefix(prefix).split("/")[0]
     return roots[namespace]
-
-
-def _leader(nspawns: Iterable[Process], inside: Iterable[Process]) -> Process | None:
-    parents = {process.pid for process in nspawns}
-    return next((process for process in inside if parent_of(process.pid) in parents), None)
 
 
 def is_mounted(machine: Machine) -> bool:
@@ -344,12 +351,13 @@ def stop(found: Running) -> None:
     Raises:
         LabError: A process does not die.
     """
-    # The keeper first: it would start the machine again.
-    kill(found.keepers)
-    ends = [*found.nspawns, *([found.leader] if found.leader else [])]
+    for keeper in found.keepers:
+        keeper.send(signal.SIGTERM)
     if found.leader:
         found.leader.send(_POWER_OFF)
-        wait_gone(ends, _POWER_OFF_SECONDS)
+        wait_gone([*found.keepers, *found.nspawns, *found.inside], _POWER_OFF_SECONDS)
+    # Between two runs of a machine the keeper alone is there, and must not begin the next one.
+    kill(found.keepers)
     kill([*found.nspawns, *found.inside])
 
 
@@ -365,9 +373,23 @@ def release(home: Path, full_name: str) -> bool:
     """
     unmounted = bool(unmount_below(home / "root"))
     for top in cgroups(full_name):
-        for directory, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(directory).rmdir()
+        _remove_cgroup(top)
     with contextlib.suppress(OSError):
         Path(f"/run/systemd/nspawn/propagate/{full_name}").rmdir()
     return unmounted
+
+
+def _remove_cgroup(top: Path, seconds: float = 5.0) -> None:
+    """Remove a cgroup; what was killed a moment ago may still be leaving it."""
+    deadline = time.monotonic() + seconds
+    while top.is_dir() and time.monotonic() < deadline:
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError, ValueError):
+                members = (Path(directory) / "cgroup.procs").read_text("ascii").split()
+                # 0 stands for a process of another namespace; to kill() it is our own group.
+                for pid in [int(member) for member in members if member != "0"]:
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
+        if top.is_dir():
+            time.sleep(0.05)

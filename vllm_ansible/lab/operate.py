@@ -25,7 +25,7 @@ from vllm_ansible.paths import PROJECT
 
 _BOOT_SECONDS = 120.0
 # A machine that ran before us and is well answers at once; one that booted just now, soon.
-_ANSWER_SECONDS = 20.0
+_ANSWER_SECONDS = 15.0
 
 
 def up(spec: LabSpec, progress: Progress, limit: Iterable[str] = ()) -> LabReport:
