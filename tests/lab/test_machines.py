@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -297,6 +299,37 @@ def test_down_of_one_machine_leaves_the_other(booted, inventory):
     assert ssh(inventory, "two", "true").returncode == 0
     states = {one.name: one.state for one in lab.status(booted).machines}
     assert states == {"one": "absent", "two": "running"}
+
+
+def test_a_firewall_that_drops_by_default_is_passed_and_left_as_it_was(spec, inventory):
+    """Docker and ufw set such a policy; an accept in the lab's own table would not help."""
+    lab.down(spec, quiet)
+    chain = "chain ip selftest_drop forward { type filter hook forward priority 0; policy drop; }"
+    run("nft", f"add table ip selftest_drop; add {chain}")
+    try:
+        before = run("nft", "list", "table", "ip", "selftest_drop").stdout
+        lab.up(spec, quiet)
+        assert not lab.up(spec, quiet).changed
+        assert ssh(inventory, "two", "apt-get", "-qq", "update").returncode == 0
+        lab.down(spec, quiet)
+        assert run("nft", "list", "table", "ip", "selftest_drop").stdout == before
+    finally:
+        run("nft", "delete", "table", "ip", "selftest_drop")
+
+
+def test_two_labs_stand_side_by_side(booted):
+    address = IPv4Address("10.97.57.11")
+    words = {"name": "selftest2", "subnet": IPv4Network("10.97.57.0/24")}
+    other = replace(booted, **words, machines=(lab.MachineSpec("one", address),))
+    try:
+        lab.up(other, quiet)
+        assert lab.status(booted).is_up
+        lab.down(booted, quiet)
+        assert lab.status(other).is_up
+        assert FORWARD.read_text().strip() == "1"
+    finally:
+        lab.down(other, quiet)
+    assert left_behind() == []
 
 
 def test_an_interrupted_up_can_be_gone_on_with(spec, inventory):

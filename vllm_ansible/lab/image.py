@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from vllm_ansible.lab.certificates import host_bundle
 from vllm_ansible.lab.errors import LabError
 from vllm_ansible.lab.spec import CACHE_ROOT, LabSpec, MachineSpec
-from vllm_ansible.lab.system import Progress, remove_tree, run
+from vllm_ansible.lab.system import Progress, kill, processes, remove_tree, run
 
 IMAGES = CACHE_ROOT / "images"
 _HOOK = Path(__file__).with_name("image-hook.sh")
@@ -84,8 +85,7 @@ def ensure(image: Image, progress: Progress) -> bool:
     if exists(image.name):
         return False
     IMAGES.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for left in IMAGES.glob(".build-*"):
-        remove_tree(left)
+    _clear_away()
     extra = len(set(image.packages) - set(_BASE))
     progress(
         f"image {image.name}: building ({image.suite}"
@@ -93,7 +93,7 @@ def ensure(image: Image, progress: Progress) -> bool:
         + (f", {len(image.pip)} Python requirements" if image.pip else "")
         + "); once, it is kept"
     )
-    begun, build = time.monotonic(), IMAGES / f".build-{image.name}"
+    begun, build = time.monotonic(), IMAGES / f".build-{image.name}-{os.getpid()}"
     build.mkdir(mode=0o755)
     try:
         _bootstrap(image, build / "root")
@@ -107,6 +107,16 @@ def ensure(image: Image, progress: Progress) -> bool:
         raise
     progress(f"image {image.name}: built in {time.monotonic() - begun:.0f} s")
     return True
+
+
+def _clear_away() -> None:
+    """End and remove what a killed build left; its programs may have outlived it."""
+    prefix = str(IMAGES / ".build-")
+    kill(one for one in processes() if any(word.startswith(prefix) for word in one.argv))
+    for left in IMAGES.glob(".build-*"):
+        # A last child may still write there; the new build has a directory of its own.
+        with contextlib.suppress(LabError):
+            remove_tree(left)
 
 
 def _bootstrap(image: Image, root: Path) -> None:

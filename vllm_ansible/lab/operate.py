@@ -44,8 +44,9 @@ def up(spec: LabSpec, progress: Progress, limit: Iterable[str] = ()) -> LabRepor
     """
     begun = time.monotonic()
     wanted = _chosen(spec, limit)
-    if problems := preflight.basics():
-        raise PreflightError(problems)
+    if preflight.basics():
+        # Without root the lock cannot be had; what else is wrong is told all the same.
+        preflight.check(spec, progress, running=False)
     with locked(progress):
         found = machine.running(spec.state)
         preflight.check(spec, progress, running=any(entry.leader for entry in found.values()))

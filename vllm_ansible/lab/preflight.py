@@ -43,9 +43,10 @@ def check(lab: LabSpec, progress: Progress, *, running: bool) -> None:
         PreflightError: With every problem and the way out of each.
     """
     problems = basics()
+    if sys.platform != "linux":
+        raise PreflightError(problems)
     missing = missing_packages()
-    installable = not problems and _is_debian()
-    if missing and not installable:
+    if missing and (problems or not _is_debian()):
         problems.append(
             f"missing Debian packages: {', '.join(missing)}; install them "
             f"(Debian, Ubuntu: apt-get install {' '.join(missing)}) or what they are called here"
@@ -53,9 +54,9 @@ def check(lab: LabSpec, progress: Progress, *, running: bool) -> None:
     problems += [*_state_problems(lab), *_dns_problems(lab)]
     if not running:
         problems += _memory_problems(lab)
-    if not lab.state.exists():
+    if not _is_there(lab.state):
         problems += _disk_problems(lab)
-    if os.geteuid() == 0 and sys.platform == "linux":
+    if os.geteuid() == 0:
         problems += _overlay_problems()
     if shutil.which("ip"):
         problems += _network_problems(lab)
@@ -114,15 +115,20 @@ def _install(packages: list[str], progress: Progress) -> None:
         ) from error
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+
+
 def _state_problems(lab: LabSpec) -> list[str]:
     """A lab that stands with another subnet cannot be repaired into this one."""
     record = lab.state / "lab.json"
-    if not record.exists():
-        return []
     try:
         subnet = json.loads(record.read_text(encoding="utf-8"))["subnet"]
     except (OSError, ValueError, KeyError):
-        return []  # half-written by an interruption: up writes it again
+        return []  # no lab, or half-written by an interruption: up writes it again
     if subnet == str(lab.subnet):
         return []
     problem = (

@@ -144,14 +144,18 @@ class LabSpec:
         if not path.exists():
             raise LabError(f"{path}: no such inventory; give one with --inventory")
         command = Path(sys.executable).parent / "ansible-inventory"
-        done = subprocess.run(
-            [str(command), "--list", "-i", str(path)],
-            cwd=PROJECT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(command), "--list", "-i", str(path)],
+                cwd=PROJECT,
+                env=os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            user = f"as user {os.geteuid()}; the lab needs root"
+            raise LabError(f"{command} cannot be run {user}: {error.strerror}") from error
         if done.returncode != 0:
             raise LabError(f"{path}: Ansible cannot read this inventory: {done.stderr.strip()}")
         tree = json.loads(done.stdout)
