@@ -80,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--show", nargs="*", metavar="WORD", required=True)
     env = command("env", _env_list, "List environments.")
     env.add_argument("action", choices=["list"])
-    env.add_argument("--json", action="store_true", dest="json")
     init = command("init", _init, "Initialize conda for shells.")
     init.add_argument("shells", nargs="*", choices=["bash", "zsh", []], metavar="SHELL")
     return parser
