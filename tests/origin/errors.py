@@ -2,4 +2,4 @@
 
 
 class OriginError(Exception):
-    """An artefact of the origin cannot be made; the message names it, what was found and the way out."""
+    """An artefact cannot be made; the message names it, what was found and the way out."""

@@ -82,7 +82,7 @@ def find(cache: Path) -> Interpreter:
 
 
 def _candidates(note: Path) -> Iterator[str]:
-    """Yields interpreters to examine, cheapest first; later sources run only if earlier ones fail."""
+    """Yields interpreters to examine, cheapest first; a later source is asked only if needed."""
     if note.is_file():
         yield note.read_text()
     yield from _pyenv()

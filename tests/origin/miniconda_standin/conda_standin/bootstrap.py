@@ -9,8 +9,8 @@ from pathlib import Path
 
 import rattler
 
-from conda_standin import config as configuration
-from conda_standin import environments, shell
+from . import environments, shell
+from .config import Config, defaults
 
 _CONDARC = "channels:\n  - defaults\n"
 
@@ -21,13 +21,13 @@ def install(prefix: Path) -> None:
     Args:
         prefix: where the installer has unpacked its payload.
     """
-    config = configuration.Config(prefix, {**configuration._DEFAULTS})  # no file takes part
+    config = Config(prefix, defaults())  # no file of the machine takes part
     _drop_broken_records(prefix / "conda-meta")
     records = [
         _record(path) for path in sorted((prefix / "install_tmp" / "records").glob("*.json"))
     ]
     _forget_unrecorded(prefix)
-    environments.link(config, prefix, records, [])
+    environments.link(config, prefix, records)
     packages = next((prefix / "lib").glob("python3.*")) / "site-packages"
     shutil.copytree(prefix / "install_tmp" / "site-packages", packages, dirs_exist_ok=True)
     _write_program(prefix)
@@ -63,7 +63,8 @@ def _forget_unrecorded(prefix: Path) -> None:
 
 
 def _write_program(prefix: Path) -> None:
-    text = f"#!{prefix}/bin/python -I\nimport sys\nfrom conda_standin.cli import main\nsys.exit(main())\n"
+    code = "import sys\nfrom conda_standin.cli import main\nsys.exit(main())\n"
+    text = f"#!{prefix}/bin/python -I\n{code}"
     for directory in ("bin", "condabin"):
         (prefix / directory).mkdir(exist_ok=True)
         program = prefix / directory / "conda"

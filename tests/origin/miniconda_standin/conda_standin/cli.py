@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import rattler
 
-from conda_standin import STANDIN, VERSION, environments, shell
-from conda_standin.config import Config, load
-from conda_standin.errors import CondaEnvironmentError, CondaError, EnvironmentLocationNotFound
+from . import STANDIN, VERSION, environments, shell
+from .config import Config, load
+from .errors import CondaEnvironmentError, CondaError, EnvironmentLocationNotFound
 
 ROOT = Path(sys.prefix)
 
@@ -39,14 +39,22 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
         name = type(error).__name__
         if as_json:
             content = {"error": str(error), "exception_name": name, "message": str(error)}
-            print(
+            _say(
                 environments.dump(
                     {**content, "exception_type": f"<class 'conda.exceptions.{name}'>"}
                 )
             )
         else:
-            print(f"\n{name}: {error}\n", file=sys.stderr)
+            _complain(f"\n{name}: {error}\n")
         return 1
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +106,7 @@ def _add_consent(parser: argparse.ArgumentParser) -> None:
 
 def _prefix(config: Config, options: argparse.Namespace, *, needed: bool) -> Path:
     if options.prefix:
-        return Path(os.path.abspath(os.path.expanduser(options.prefix)))
+        return Path(options.prefix).expanduser().absolute()
     if options.name:
         return ROOT if options.name == "base" else config.envs_dir / options.name
     if needed:
@@ -126,18 +134,17 @@ def _create(options: argparse.Namespace) -> int:
             "At least one -c / --channel flag must be supplied when using --override-channels."
         )
     if not _agreed(config, options):
-        print("\nCondaSystemExit: Exiting.\n", file=sys.stderr)
+        _complain("\nCondaSystemExit: Exiting.\n")
         return 1
     channels = options.channel + ([] if options.override_channels else config.words["channels"])
     done = environments.create(config, prefix, options.packages, channels)
     if options.json:
-        print(environments.dump(done))
+        _say(environments.dump(done))
     elif not options.quiet:
         for package in done["actions"]["LINK"]:
-            print(
-                f"  {package['name']:<20} {package['channel']}/{package['platform']}::{package['dist_name']}"
-            )
-        print(f"#\n# To activate this environment, use\n#\n#     $ conda activate {prefix}\n#")
+            place = f"{package['channel']}/{package['platform']}"
+            _say(f"  {package['name']:<20} {place}::{package['dist_name']}")
+        _say(f"#\n# To activate this environment, use\n#\n#     $ conda activate {prefix}\n#")
     return 0
 
 
@@ -145,10 +152,10 @@ def _remove(options: argparse.Namespace) -> int:
     config = load(ROOT)
     prefix = _prefix(config, options, needed=False)
     if not _agreed(config, options):
-        print("\nCondaSystemExit: Exiting.\n", file=sys.stderr)
+        _complain("\nCondaSystemExit: Exiting.\n")
         return 1
     done = environments.remove(config, prefix)
-    print(
+    _say(
         environments.dump(done)
         if options.json
         else f"\nRemove all packages in environment {prefix}:\n"
@@ -163,16 +170,15 @@ def _list(options: argparse.Namespace) -> int:
         raise EnvironmentLocationNotFound(f"Not a conda environment: {prefix}")
     found = environments.packages(config, prefix)
     if options.json:
-        print(environments.dump(found))
+        _say(environments.dump(found))
         return 0
-    print(f"# packages in environment at {prefix}:\n#")
-    print(f"# {'Name':<23} {'Version':<15} {'Build':<15} Channel")
+    _say(f"# packages in environment at {prefix}:\n#")
+    _say(f"# {'Name':<23} {'Version':<15} {'Build':<15} Channel")
     for package in found:
         channel = package["channel"]
         shown = channel if config.words["show_channel_urls"] or channel != "defaults" else ""
-        print(
-            f"{package['name']:<25} {package['version']:<15} {package['build_string']:<15} {shown}".rstrip()
-        )
+        words = f"{package['name']:<25} {package['version']:<15} {package['build_string']:<15}"
+        _say(f"{words} {shown}".rstrip())
     return 0
 
 
@@ -203,15 +209,15 @@ def _info(options: argparse.Namespace) -> int:
         "virtual_pkgs": [_virtual(p) for p in rattler.VirtualPackage.detect()],
     }
     if options.json:
-        print(environments.dump(found))
+        _say(environments.dump(found))
     else:
-        print("\n".join(f"{name:>23} : {value}" for name, value in found.items()))
+        _say("\n".join(f"{name:>23} : {value}" for name, value in found.items()))
     return 0
 
 
 def _virtual(package: Any) -> list[str]:
     generic = package.into_generic()
-    return [generic.name.normalized, str(generic.version), generic.build_string]
+    return [generic.name.normalized, str(generic.version), str(generic.build_string)]
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -227,15 +233,15 @@ def _config(options: argparse.Namespace) -> int:
             n: _address(n, base) for n, base in shown["custom_channels"].items()
         }
     if options.json:
-        print(environments.dump(shown))
+        _say(environments.dump(shown))
         return 0
     for word, value in shown.items():
         items = value.items() if isinstance(value, dict) else None
-        print(f"{word}:" if isinstance(value, (list, dict)) else f"{word}: {value}")
+        _say(f"{word}:" if isinstance(value, (list, dict)) else f"{word}: {value}")
         for line in (
             [f"  {n}: {v}" for n, v in items] if items else value if isinstance(value, list) else []
         ):
-            print(line if items else f"  - {line}")
+            _say(line if items else f"  - {line}")
     return 0
 
 
@@ -253,21 +259,21 @@ def _env_list(options: argparse.Namespace) -> int:
     config = load(ROOT)
     found = environments.environments(config)
     if options.json:
-        print(environments.dump({"envs": found}))
+        _say(environments.dump({"envs": found}))
         return 0
-    print("# conda environments:\n#")
+    _say("# conda environments:\n#")
     active = os.environ.get("CONDA_PREFIX")
     for prefix in found:
         name = "base" if prefix == str(ROOT) else Path(prefix).name if "/envs/" in prefix else ""
-        print(f"{name:<20} {'*' if prefix == active else ' '}  {prefix}")
+        _say(f"{name:<20} {'*' if prefix == active else ' '}  {prefix}")
     return 0
 
 
 def _init(options: argparse.Namespace) -> int:
     lines = shell.initialize(load(ROOT), options.shells or ["bash"])
-    print("\n".join(lines))
+    _say("\n".join(lines))
     if any(line.startswith("modified") for line in lines):
-        print("\n==> For changes to take effect, close and re-open your current shell. <==\n")
+        _say("\n==> For changes to take effect, close and re-open your current shell. <==\n")
     return 0
 
 
@@ -276,14 +282,14 @@ def _shell(words: list[str]) -> int:
     config = load(ROOT)
     match words[1:]:
         case ["hook"]:
-            print(shell.functions(config) + "conda activate base")
+            _say(shell.functions(config) + "conda activate base")
         case ["activate"]:
-            print(shell.activate(config, dict(os.environ), "base"))
+            _say(shell.activate(config, dict(os.environ), "base"))
         case ["activate", target]:
-            print(shell.activate(config, dict(os.environ), target))
+            _say(shell.activate(config, dict(os.environ), target))
         case ["deactivate"]:
-            print(shell.deactivate(config, dict(os.environ)))
+            _say(shell.deactivate(config, dict(os.environ)))
         case _:
-            print(f"conda: error: {' '.join(words)} is not known to this stand-in", file=sys.stderr)
+            _complain(f"conda: error: {' '.join(words)} is not known to this stand-in")
             return 2
     return 0

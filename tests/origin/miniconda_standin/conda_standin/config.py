@@ -5,6 +5,7 @@ Order and merging follow conda's documentation, "Using the .condarc conda config
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from conda_standin.errors import ConfigurationLoadError
+from .errors import ConfigurationLoadError
 
 _DEFAULTS: dict[str, Any] = {
     "add_pip_as_python_dependency": True,
@@ -55,14 +56,14 @@ class Config:
     @property
     def pkgs_dir(self) -> Path:
         """Where packages are kept: the first directory that may be written."""
-        named = [Path(os.path.expanduser(p)) for p in self.words["pkgs_dirs"]]
+        named = [Path(p).expanduser() for p in self.words["pkgs_dirs"]]
         candidates = [*named, self.root / "pkgs", Path.home() / ".conda" / "pkgs"]
         return next((p for p in candidates if _writable(p)), candidates[-1])
 
     @property
     def envs_dir(self) -> Path:
         """Where environments given by name are made."""
-        named = [Path(os.path.expanduser(p)) for p in self.words["envs_dirs"]]
+        named = [Path(p).expanduser() for p in self.words["envs_dirs"]]
         candidates = [*named, self.root / "envs", Path.home() / ".conda" / "envs"]
         return next((p for p in candidates if _writable(p)), candidates[-1])
 
@@ -85,7 +86,7 @@ class Config:
         return f"{base.rstrip('/')}/{name.strip('/')}"
 
     def channel_name(self, url: str) -> str:
-        """Returns what conda calls a channel: ``defaults``, a custom channel's name, or its path."""
+        """Returns conda's name of a channel: ``defaults``, a custom channel's, or its path."""
         address = url.rstrip("/")
         if address in self.channel_urls(["defaults"]):
             return "defaults"
@@ -93,6 +94,11 @@ class Config:
             if self._url(name) == address:
                 return str(name)
         return urlsplit(address).path.strip("/")
+
+
+def defaults() -> dict[str, Any]:
+    """Returns every word with the value it has when no file speaks of it."""
+    return copy.deepcopy(_DEFAULTS)
 
 
 def load(root: Path) -> Config:
@@ -104,7 +110,7 @@ def load(root: Path) -> Config:
     Raises:
         ConfigurationLoadError: a file is no YAML mapping, or a word has the wrong type.
     """
-    config = Config(root, {**_DEFAULTS})
+    config = Config(root, defaults())
     layers: list[dict[str, Any]] = []
     for path in _search(root):
         layers.append(_read(path))

@@ -8,17 +8,17 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rattler
-from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
+from rattler.exceptions import GatewayError, InstallerError, InvalidMatchSpecError, SolverError
 
-from conda_standin import VERSION
-from conda_standin.config import Config
-from conda_standin.errors import (
+from . import VERSION
+from .config import Config
+from .errors import (
     CondaEnvironmentError,
     CondaError,
     CondaHTTPError,
@@ -26,6 +26,9 @@ from conda_standin.errors import (
     NoChannelsConfiguredError,
     PackagesNotFoundError,
 )
+
+_Answer = TypeVar("_Answer")
+_ATTEMPTS = 3
 
 
 def is_environment(prefix: Path) -> bool:
@@ -48,7 +51,7 @@ def create(config: Config, prefix: Path, specs: list[str], channels: list[str]) 
     records = solve(config, specs, channels) if specs else []
     if is_environment(prefix):
         shutil.rmtree(prefix)
-    link(config, prefix, records, specs)
+    link(config, prefix, records)
     write_history(config, prefix, records, specs)
     register(prefix)
     links = [_summary(config, record) for record in records]
@@ -79,7 +82,7 @@ def solve(config: Config, specs: list[str], channels: list[str]) -> list[rattler
         client=rattler.Client.default_client(),
     )
     try:
-        return _persist(
+        solution: list[rattler.RepoDataRecord] = _persist(
             lambda: rattler.solve(
                 [rattler.Channel(url) for url in urls],
                 [rattler.MatchSpec(spec, strict=False) for spec in specs],
@@ -96,11 +99,10 @@ def solve(config: Config, specs: list[str], channels: list[str]) -> list[rattler
             f"The following packages are not available from current channels:\n\n  - "
             f"{' '.join(specs)}\n\nCurrent channels:\n\n  - {', '.join(urls)}\n\n{error}"
         ) from error
+    return solution
 
 
-def link(
-    config: Config, prefix: Path, records: Sequence[rattler.RepoDataRecord], specs: list[str]
-) -> None:
+def link(config: Config, prefix: Path, records: Sequence[rattler.RepoDataRecord]) -> None:
     """Fetches packages and links them into ``prefix``."""
     _persist(
         lambda: rattler.install(
@@ -108,25 +110,25 @@ def link(
             prefix,
             cache_dir=config.pkgs_dir,
             show_progress=False,
-            requested_specs=[rattler.MatchSpec(spec, strict=False) for spec in specs],
         )
     )
 
 
-def _persist(attempt: Any, times: int = 3) -> Any:
-    """Runs a coroutine, again after a failure of the network, at most ``times`` times in all."""
-    for number in range(1, times + 1):
+def _persist(attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Runs a coroutine, again after a failure of the network, a bounded number of times."""
+
+    async def once() -> _Answer:
+        return await attempt()
+
+    number = 0
+    while True:
+        number += 1
         try:
-            return asyncio.run(_as_coroutine(attempt))
-        except (GatewayError, rattler.exceptions.InstallerError) as error:
-            if number == times:
+            return asyncio.run(once())
+        except (GatewayError, InstallerError) as error:
+            if number == _ATTEMPTS:
                 raise CondaHTTPError(f"HTTP 000 CONNECTION FAILED\n{error}") from error
             time.sleep(number)
-    raise AssertionError
-
-
-async def _as_coroutine(attempt: Any) -> Any:
-    return await attempt()
 
 
 def write_history(
@@ -195,7 +197,7 @@ def environments(config: Config) -> list[str]:
 
 
 def register(prefix: Path) -> None:
-    """Notes an environment in the user's list, as conda does; a home that is read-only is no error."""
+    """Notes an environment in the user's list, as conda does, if there is a home to write to."""
     with contextlib.suppress(OSError):
         _registry().parent.mkdir(parents=True, exist_ok=True)
         _registry().write_text(
@@ -231,7 +233,7 @@ def _summary(config: Config, record: Any) -> dict[str, Any]:
     return {
         "base_url": base,
         "build_number": record.build_number,
-        "build_string": record.build,
+        "build_string": str(record.build),
         "channel": name_of_channel,
         "dist_name": f"{name}-{version}-{record.build}",
         "name": name,

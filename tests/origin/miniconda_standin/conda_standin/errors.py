@@ -15,11 +15,11 @@ class PackagesNotFoundError(CondaError):
     """The channels do not offer what is asked for."""
 
 
-class EnvironmentLocationNotFound(CondaError):
+class EnvironmentLocationNotFound(CondaError):  # noqa: N818  # conda's own name
     """There is no environment at a path."""
 
 
-class EnvironmentNameNotFound(CondaError):
+class EnvironmentNameNotFound(CondaError):  # noqa: N818  # conda's own name
     """There is no environment of a name."""
 
 

@@ -8,11 +8,12 @@ import shlex
 from importlib.resources import files
 from pathlib import Path
 
-from conda_standin.config import Config
-from conda_standin.environments import is_environment
-from conda_standin.errors import CondaError, EnvironmentLocationNotFound, EnvironmentNameNotFound
+from .config import Config
+from .environments import is_environment
+from .errors import CondaError, EnvironmentLocationNotFound, EnvironmentNameNotFound
 
 _BEGIN, _END = "# >>> conda initialize >>>", "# <<< conda initialize <<<"
+_OLD_BLOCK = re.compile(f"^{_BEGIN}\n.*?^{_END}\n", re.DOTALL | re.MULTILINE)
 
 
 def functions(config: Config) -> str:
@@ -67,10 +68,8 @@ def initialize(config: Config, shells: list[str]) -> list[str]:
         path = Path.home() / f".{shell}rc"
         old = path.read_text(encoding="utf-8") if path.is_file() else ""
         block = _block(config, shell)
-        pattern = re.compile(
-            f"^{re.escape(_BEGIN)}\n.*?^{re.escape(_END)}\n", re.DOTALL | re.MULTILINE
-        )
-        new = pattern.sub(lambda _, b=block: b, old) if pattern.search(old) else f"{old}\n{block}\n"
+        found = _OLD_BLOCK.search(old)
+        new = old[: found.start()] + block + old[found.end() :] if found else f"{old}\n{block}\n"
         if new != old:
             path.write_text(new, encoding="utf-8")
         lines.append(f"{'modified ' if new != old else 'no change'}     {path}")
@@ -100,16 +99,17 @@ def _locate(config: Config, target: str) -> Path:
     if target in {"base", "root", ""}:
         return config.root
     if "/" in target:
-        prefix = Path(os.path.abspath(os.path.expanduser(target)))
+        prefix = Path(target).expanduser().absolute()
         if not is_environment(prefix):
             raise EnvironmentLocationNotFound(f"Not a conda environment: {prefix}")
         return prefix
     if not re.fullmatch(r"[\w.+-]+", target):
         raise CondaError(f"Invalid environment name: {target!r}")
-    directories = [*map(os.path.expanduser, config.words["envs_dirs"]), config.root / "envs"]
+    directories = [*config.words["envs_dirs"], config.root / "envs"]
     for directory in directories:
-        if is_environment(Path(directory) / target):
-            return Path(directory) / target
+        prefix = Path(directory).expanduser() / target
+        if is_environment(prefix):
+            return prefix
     raise EnvironmentNameNotFound(
         f"Could not find conda environment: {target}\n"
         "You can list all discoverable environments with `conda info --envs`."
