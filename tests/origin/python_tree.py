@@ -152,17 +152,9 @@ def _check(tree: Path, version: str) -> None:
 def _compile(tree: Path) -> None:
     """Compiles the library; one process and one hash seed, so that the bytes are stable."""
     library = (tree / "lib" / f"python{WANTED}").relative_to(tree)
-    words = [
-        "-s",
-        "-S",
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "1",
-        "--invalidation-mode",
-        "unchecked-hash",
-    ]
+    # -B and -f: what the compiler itself imports would else be written with times of day.
+    words = ["-s", "-S", "-B", "-m", "compileall", "-q", "-f", "-j", "1"]
+    words += ["--invalidation-mode", "unchecked-hash"]
     # Build data change when conda writes the prefix; their byte code would be stale at once.
     words += ["-x", r"_sysconfigdata|config-3|bad_coding", str(library)]
     environment = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}

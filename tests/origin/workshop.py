@@ -102,8 +102,7 @@ class Workshop:
     def _staging(self, name: str) -> Iterator[Path]:
         """A directory on the cache's file system, removed at the end whatever happens.
 
-        Its path is always the same, because byte code of CPython 3.10 depends on the paths of the
-        interpreter that compiles it; the lock sees to it that nobody else uses it.
+        The lock sees to it that nobody else uses it. It starts empty.
         """
         staging = self.cache / f".staging-{name.replace(' ', '-')}"
         staging.mkdir()
