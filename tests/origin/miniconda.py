@@ -54,7 +54,8 @@ def make(packages: list[Path], wheels: list[Path], staging: Path) -> dict[str, A
     installed = sum(p.stat().st_size for p in tree.rglob("*") if p.is_file() and not p.is_symlink())
     installer = staging / DIRECTORY / FILENAME
     installer.parent.mkdir(parents=True)
-    installer.write_bytes(_header(payload, installed) + payload)
+    python = next(package.stem for package in packages if package.stem.startswith("python-3."))
+    installer.write_bytes(_header(payload, installed, python) + payload)
     shutil.rmtree(tree)
     return describe(installer)
 
@@ -113,17 +114,20 @@ def _stable(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _header(payload: bytes, installed: int) -> bytes:
+def _header(payload: bytes, installed: int, python: str) -> bytes:
     """Returns the script that comes before the payload.
 
     Args:
         payload: what follows it.
+        python: directory of the payload's own Python in the package cache; an older installation
+            that is updated has another beside it.
         installed: bytes that the payload takes once unpacked.
     """
     words = {
         "VERSION": VERSION,
         "MD5": hashlib.md5(payload, usedforsecurity=False).hexdigest(),
         "MEGABYTES": str(2 * installed // 1_000_000),
+        "PYTHON": python,
     }
     text = (_STANDIN / "header.sh").read_text()
     for word, value in words.items():

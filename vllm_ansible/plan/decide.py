@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from vllm_ansible.schema import Words
 
 ROUTES = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
-APT = ["ca-certificates", "git", "git-lfs", "nginx"]
+# libnuma: the CPU kernels do not load without it, and the wheel does not carry it.
+APT = ["ca-certificates", "git", "git-lfs", "libnuma1", "nginx"]
 # torch.compile builds C++ at run time; eager mode needs no compiler.
 COMPILER = ["g++"]
 

@@ -95,7 +95,7 @@ rm -rf "$prefix/install_tmp"
 payload | tar -xzf - -C "$prefix"
 
 printf '\nInstalling base environment...\n\n'
-python=$(echo "$prefix"/pkgs/python-3.*/bin/python)
+python=$prefix/pkgs/@PYTHON@/bin/python
 PYTHONPATH=$prefix/install_tmp/site-packages "$python" -s -B -m conda_standin.bootstrap "$prefix"
 rm -rf "$prefix/install_tmp"
 echo "installation finished."
