@@ -1,20 +1,44 @@
-"""What the checks share: the server's address, its key, the plan's paths."""
+"""What the checks share: the servers, their addresses, keys and receipts.
+
+testinfra does not resolve templates in an inventory's connection variables, and the lab's are
+templates; so the addresses come from the lab's own reading of the inventory.
+"""
 
 import json
+import tempfile
+from pathlib import Path
 
 import httpx
 import pytest
+
+from vllm_ansible.lab import LabSpec
 
 INSTANCE = "smollm2-135m"
 UNIT = f"vllm@{INSTANCE}.service"
 MODEL = "smollm2-135m-instruct"
 PORT = 8000
+INVENTORY = Path(__file__).resolve().parents[2] / "inventory"
+
+_LAB = LabSpec.from_inventory(INVENTORY)
+_FILES = tempfile.TemporaryDirectory(prefix="vllm-checks-")
+_CONFIG = Path(_FILES.name) / "ssh_config"
+_CONFIG.write_text(
+    f"Host *\n  IdentityFile {_LAB.key}\n  IdentitiesOnly yes\n  BatchMode yes\n"
+    f"  UserKnownHostsFile {_LAB.known_hosts}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
+    f"  ControlPath {_FILES.name}/%C\n",
+    encoding="utf-8",
+)
+SERVERS = [
+    f"ssh://root@{machine.address}?ssh_config={_CONFIG}"
+    for machine in _LAB.machines
+    if machine.seed is None  # the origin is made from a seed, a server from nothing
+]
 
 
 @pytest.fixture(scope="module")
 def address(host):
     """The machine's address on the lab's bridge, as its users know it."""
-    return host.backend.get_pytest_id() and host.ansible.get_variables()["lab_address"]
+    return host.backend.host.name
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import httpx
 import openai
 import pytest
-from conftest import MODEL, PORT
+from conftest import MODEL, PORT, SERVERS
 
-testinfra_hosts = ["ansible://vllm"]
+testinfra_hosts = SERVERS
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 

@@ -4,9 +4,9 @@ import hashlib
 import json
 
 import pytest
-from conftest import MODEL
+from conftest import MODEL, SERVERS
 
-testinfra_hosts = ["ansible://vllm"]
+testinfra_hosts = SERVERS
 CURRENT = "/opt/vllm/current"
 
 
@@ -14,7 +14,7 @@ CURRENT = "/opt/vllm/current"
 def packages(host):
     code = (
         "import importlib.metadata as m, json; "
-        "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+        'print(json.dumps({str(d.metadata["Name"]).lower(): d.version for d in m.distributions()}))'
     )
     return json.loads(host.check_output(f"{CURRENT}/bin/python -c '{code}'"))
 

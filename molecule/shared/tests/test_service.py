@@ -1,14 +1,14 @@
 """The systemd service as an operator meets it."""
 
 import pytest
-from conftest import INSTANCE, UNIT
+from conftest import INSTANCE, SERVERS, UNIT
 
-testinfra_hosts = ["ansible://vllm"]
+testinfra_hosts = SERVERS
 
 
 @pytest.fixture(scope="module")
 def properties(host):
-    lines = host.check_output(f"systemctl show {UNIT}").splitlines()
+    lines = host.check_output(f"systemctl show --all {UNIT}").splitlines()
     return dict(line.partition("=")[::2] for line in lines)
 
 
