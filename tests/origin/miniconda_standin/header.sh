@@ -23,6 +23,7 @@ installer=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 prefix=${HOME:-/opt}/miniconda3
 batch=0
 force=0
+needed=@MEGABYTES@ # MB
 
 usage() {
   cat <<TEXT
@@ -65,13 +66,13 @@ if [ "$force" -eq 0 ] && [ -e "$prefix" ]; then
 fi
 if ! mkdir -p "$prefix"; then
   printf "ERROR: Could not create directory: '%s'.\n" "$prefix" >&2
-  echo "Check permissions and available disk space (@MEGABYTES@ MB needed)." >&2
+  echo "Check permissions and available disk space ($needed MB needed)." >&2
   exit 1
 fi
 free=$(df -Pk "$prefix" | tail -n 1 | awk '{print int($4 / 1024)}')
-if [ "$((free - 50))" -lt @MEGABYTES@ ]; then
+if [ "$((free - 50))" -lt "$needed" ]; then
   printf 'ERROR: Not enough free disk space. Only %s MB are available, but %s MB are required (leaving a 50 MB buffer).\n' \
-    "$((free - 50))" @MEGABYTES@ >&2
+    "$((free - 50))" "$needed" >&2
   exit 1
 fi
 prefix=$(cd "$prefix" && pwd)
@@ -100,4 +101,5 @@ PYTHONPATH=$prefix/install_tmp/site-packages "$python" -s -B -m conda_standin.bo
 rm -rf "$prefix/install_tmp"
 echo "installation finished."
 exit 0
+# shellcheck disable=SC2317  # the payload follows; the shell has left
 @@END_HEADER@@

@@ -38,7 +38,7 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
     except CondaError as error:
         name = type(error).__name__
         if as_json:
-            content = {"error": str(error), "exception_name": name, "message": str(error)}
+            content = {"error": f"{name}: {error}", "exception_name": name, "message": str(error)}
             _say(
                 environments.dump(
                     {**content, "exception_type": f"<class 'conda.exceptions.{name}'>"}
@@ -176,6 +176,8 @@ def _list(options: argparse.Namespace) -> int:
     _say(f"# {'Name':<23} {'Version':<15} {'Build':<15} Channel")
     for package in found:
         channel = package["channel"]
+        if channel != "pypi":
+            channel = config.shown_name(package["base_url"])
         shown = channel if config.words["show_channel_urls"] or channel != "defaults" else ""
         words = f"{package['name']:<25} {package['version']:<15} {package['build_string']:<15}"
         _say(f"{words} {shown}".rstrip())
@@ -257,15 +259,13 @@ def _address(name: str, base: str) -> dict[str, Any]:
 
 def _env_list(options: argparse.Namespace) -> int:
     config = load(ROOT)
-    found = environments.environments(config)
+    found = {p: environments.details(config, p) for p in environments.environments(config)}
     if options.json:
-        _say(environments.dump({"envs": found}))
+        _say(environments.dump({"envs": list(found), "envs_details": found}))
         return 0
     _say("# conda environments:\n#")
-    active = os.environ.get("CONDA_PREFIX")
-    for prefix in found:
-        name = "base" if prefix == str(ROOT) else Path(prefix).name if "/envs/" in prefix else ""
-        _say(f"{name:<20} {'*' if prefix == active else ' '}  {prefix}")
+    for prefix, words in found.items():
+        _say(f"{words['name']:<20} {'*' if words['active'] else ' '}  {prefix}")
     return 0
 
 

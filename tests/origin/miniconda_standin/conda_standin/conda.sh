@@ -16,6 +16,7 @@ conda() {
 
 if [ -z "${CONDA_SHLVL+x}" ]; then
     export CONDA_SHLVL=0
+    # shellcheck disable=SC2123  # the search path it is
     PATH="$(dirname "$(dirname "$CONDA_EXE")")/condabin${PATH:+:$PATH}"
     export PATH
     PS1="${PS1-}"

@@ -85,11 +85,15 @@ class Config:
         base = self.words["custom_channels"].get(name, self.words["channel_alias"])
         return f"{base.rstrip('/')}/{name.strip('/')}"
 
-    def channel_name(self, url: str) -> str:
-        """Returns conda's name of a channel: ``defaults``, a custom channel's, or its path."""
-        address = url.rstrip("/")
-        if address in self.channel_urls(["defaults"]):
+    def shown_name(self, url: str) -> str:
+        """Returns a channel's name as conda shows it to people: ``defaults`` for all of these."""
+        if url.rstrip("/") in self.channel_urls(["defaults"]):
             return "defaults"
+        return self.channel_name(url)
+
+    def channel_name(self, url: str) -> str:
+        """Returns a channel's name as conda's JSON has it: a custom channel's, or its path."""
+        address = url.rstrip("/")
         for name in self.words["custom_channels"]:
             if self._url(name) == address:
                 return str(name)

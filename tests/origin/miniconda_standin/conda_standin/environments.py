@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -28,7 +29,6 @@ from .errors import (
 )
 
 _Answer = TypeVar("_Answer")
-_ATTEMPTS = 3
 
 
 def is_environment(prefix: Path) -> bool:
@@ -56,7 +56,7 @@ def create(config: Config, prefix: Path, specs: list[str], channels: list[str]) 
     register(prefix)
     links = [_summary(config, record) for record in records]
     return {
-        "actions": {"LINK": links, "PREFIX": str(prefix)},
+        "actions": {"FETCH": [], "LINK": links, "PREFIX": str(prefix)},
         "prefix": str(prefix),
         "success": True,
     }
@@ -78,11 +78,11 @@ def solve(config: Config, specs: list[str], channels: list[str]) -> list[rattler
     cache = config.pkgs_dir / "cache"
     gateway = rattler.Gateway(
         cache_dir=cache,
-        default_config=rattler.SourceConfig(sharded_enabled=False, jlap_enabled=False),
-        client=rattler.Client.default_client(),
+        default_config=rattler.SourceConfig(sharded_enabled=False),
+        client=_client(config),
     )
     try:
-        solution: list[rattler.RepoDataRecord] = _persist(
+        solution: list[rattler.RepoDataRecord] = _finish(
             lambda: rattler.solve(
                 [rattler.Channel(url) for url in urls],
                 [rattler.MatchSpec(spec, strict=False) for spec in specs],
@@ -104,31 +104,35 @@ def solve(config: Config, specs: list[str], channels: list[str]) -> list[rattler
 
 def link(config: Config, prefix: Path, records: Sequence[rattler.RepoDataRecord]) -> None:
     """Fetches packages and links them into ``prefix``."""
-    _persist(
+    _finish(
         lambda: rattler.install(
             list(records),
             prefix,
             cache_dir=config.pkgs_dir,
+            client=_client(config),
             show_progress=False,
         )
     )
 
 
-def _persist(attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
-    """Runs a coroutine, again after a failure of the network, a bounded number of times."""
+def _client(config: Config) -> rattler.Client:
+    """A client that tries again after a failure of the network, as often as configured."""
+    return rattler.Client.default_client(
+        max_retries=int(config.words["remote_max_retries"]),
+        timeout=int(config.words["remote_read_timeout_secs"]),
+    )
+
+
+def _finish(attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Runs a coroutine; a failure of the network becomes conda's own error."""
 
     async def once() -> _Answer:
         return await attempt()
 
-    number = 0
-    while True:
-        number += 1
-        try:
-            return asyncio.run(once())
-        except (GatewayError, InstallerError) as error:
-            if number == _ATTEMPTS:
-                raise CondaHTTPError(f"HTTP 000 CONNECTION FAILED\n{error}") from error
-            time.sleep(number)
+    try:
+        return asyncio.run(once())
+    except (GatewayError, InstallerError) as error:
+        raise CondaHTTPError(f"HTTP 000 CONNECTION FAILED\n{error}") from error
 
 
 def write_history(
@@ -140,7 +144,7 @@ def write_history(
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {' '.join(sys.argv)}"]
     lines.append(f"# conda version: {VERSION}")
     lines += [
-        f"+{config.channel_name(_channel(r))}/{r.subdir}::{r.name.normalized}-{r.version}-{r.build}"
+        f"+{config.shown_name(_channel(r))}/{r.subdir}::{r.name.normalized}-{r.version}-{r.build}"
         for r in records
     ]
     if specs:
@@ -162,9 +166,12 @@ def remove(config: Config, prefix: Path) -> dict[str, Any]:
         )
     if not is_environment(prefix):
         raise EnvironmentLocationNotFound(f"Not a conda environment: {prefix}")
+    meta = (prefix / "conda-meta").glob("*.json")
+    gone = [_summary(config, rattler.PrefixRecord.from_path(path)) for path in sorted(meta)]
     shutil.rmtree(prefix)
     unregister(prefix)
-    return {"actions": {"PREFIX": str(prefix)}, "prefix": str(prefix), "success": True}
+    actions = {"FETCH": [], "PREFIX": str(prefix), "UNLINK": gone}
+    return {"actions": actions, "prefix": str(prefix), "success": True}
 
 
 def packages(config: Config, prefix: Path) -> list[dict[str, Any]]:
@@ -186,6 +193,14 @@ def packages(config: Config, prefix: Path) -> list[dict[str, Any]]:
         record = rattler.PrefixRecord.from_path(path)
         found[record.name.normalized] = _summary(config, record)
     return [found[name] for name in sorted(found)]
+
+
+def details(config: Config, prefix: str) -> dict[str, Any]:
+    """Returns what ``env list --json`` says of one environment."""
+    base = prefix == str(config.root)
+    name = "base" if base else Path(prefix).name if Path(prefix).parent.name == "envs" else ""
+    active = os.environ.get("CONDA_PREFIX") == prefix
+    return {"active": active, "base": base, "name": name, "writable": os.access(prefix, os.W_OK)}
 
 
 def environments(config: Config) -> list[str]:
@@ -228,13 +243,11 @@ def _channel(record: Any) -> str:
 
 def _summary(config: Config, record: Any) -> dict[str, Any]:
     name, version = record.name.normalized, str(record.version)
-    name_of_channel = config.channel_name(_channel(record))
-    base = _channel(record).rsplit("/", 1)[0] if name_of_channel != "defaults" else _channel(record)
     return {
-        "base_url": base,
+        "base_url": _channel(record),
         "build_number": record.build_number,
         "build_string": str(record.build),
-        "channel": name_of_channel,
+        "channel": config.channel_name(_channel(record)),
         "dist_name": f"{name}-{version}-{record.build}",
         "name": name,
         "platform": record.subdir,

