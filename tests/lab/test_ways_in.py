@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import PROJECT, on_host, run
-from vllm_ansible import ProvisionError, provision
+from vllm_ansible import ProvisionError, TaskEvent, provision
 
 pytestmark = pytest.mark.lab
 UNIT = "vllm@smollm2-135m.service"
@@ -57,7 +57,7 @@ def test_the_program_prints_json_for_machines(lab_up):
 
 
 def test_python_gets_typed_results(lab_up):
-    events = []
+    events: list[TaskEvent] = []
     result = provision(PROJECT / "inventories/lab", on_event=events.append)
     assert result.changed == 0
     assert result.hosts["cpu1"].stages["Verify"].ok >= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,8 +138,10 @@ def test_the_inventories_that_come_with_the_project_are_right(name):
 
 
 def test_the_lab_can_be_planned_before_it_was_ever_booted(inventory):
-    shutil.copy(paths.PROJECT / "inventories/lab/group_vars/vllm.yml", inventory / "group_vars")
-    write(inventory, "lab_address: 192.0.2.2\nlab_manifest_path: /nowhere\n", "all")
+    lab = (paths.PROJECT / "inventories/lab/group_vars/vllm.yml").read_text()
+    nowhere = lab.replace("/var/cache/vllm-lab/origin/manifest.json", "/nowhere")
+    (inventory / "group_vars" / "vllm.yml").write_text(nowhere)
+    write(inventory, "lab_address: 192.0.2.2\n", "all")
     (inventory / "hosts.yml").write_text(
         "all: {children: {vllm: {hosts: {one: {}}}, lab_origin: {hosts: {origin: {}}}}}\n", "utf-8"
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vllm_ansible.provision import TaskEvent
+from vllm_ansible.provisioning import TaskEvent
 
 _STYLES = {"changed": "yellow", "failed": "red", "unreachable": "red"}
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure, print_summary
-from vllm_ansible.provision import ProvisionError, provision
+from vllm_ansible.provisioning import ProvisionError, provision
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vllm_ansible.provision import Answer, ProvisionError, ProvisionResult
+from vllm_ansible.provisioning import Answer, ProvisionError, ProvisionResult
 
 
 def print_summary(console: Console, result: ProvisionResult) -> None:

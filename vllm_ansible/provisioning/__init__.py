@@ -1,6 +1,6 @@
 """Run the whole chain from Python and get typed results or a typed error."""
 
-from vllm_ansible.provision.result import (
+from vllm_ansible.provisioning.result import (
     Answer,
     Failure,
     HostResult,
@@ -8,7 +8,7 @@ from vllm_ansible.provision.result import (
     ProvisionResult,
     StageResult,
 )
-from vllm_ansible.provision.run import TaskEvent, provision
+from vllm_ansible.provisioning.run import TaskEvent, provision
 
 __all__ = [
     "Answer",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllm_ansible.provision.result import (
+from vllm_ansible.provisioning.result import (
     Answer,
     Failure,
     HostResult,

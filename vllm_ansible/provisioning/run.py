@@ -14,8 +14,8 @@ from typing import Any
 import ansible_runner
 
 from vllm_ansible.paths import PROJECT
-from vllm_ansible.provision.collect import Collector
-from vllm_ansible.provision.result import ProvisionError, ProvisionResult
+from vllm_ansible.provisioning.collect import Collector
+from vllm_ansible.provisioning.result import ProvisionError, ProvisionResult
 
 
 @dataclass(frozen=True)
