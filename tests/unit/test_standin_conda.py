@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.origin import miniconda
-from tests.origin.miniconda_standin.conda_standin import cli, config, shell
+from tests.origin.miniconda_standin.conda_standin import bootstrap, cli, config, shell
 from tests.origin.miniconda_standin.conda_standin.errors import (
     ConfigurationLoadError,
     EnvironmentNameNotFound,
@@ -212,3 +212,16 @@ def test_the_standin_says_what_it_is_in_info_only(
         cli.main(["--version"])
     assert capsys.readouterr().out == "conda 26.1.0\n"
     assert "stand-in" in HEADER.read_text()
+
+
+def test_a_half_made_base_environment_is_cleared_and_a_whole_one_kept(tmp_path: Path) -> None:
+    for name in ("lib", "conda-meta", "pkgs", "envs"):
+        (tmp_path / name).mkdir()
+    bootstrap._begin(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"envs", "pkgs"}
+    for name in ("bin", "lib"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bin" / "conda").touch()
+    bootstrap._begin(tmp_path)
+    assert (tmp_path / "lib").is_dir()
+    assert not (tmp_path / "bin" / "conda").exists(), "a cut update would look whole"

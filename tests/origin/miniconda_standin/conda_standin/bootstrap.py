@@ -22,15 +22,13 @@ def install(prefix: Path) -> None:
         prefix: where the installer has unpacked its payload.
     """
     config = Config(prefix, defaults())  # no file of the machine takes part
-    _drop_broken_records(prefix / "conda-meta")
+    _begin(prefix)
     records = [
         _record(path) for path in sorted((prefix / "install_tmp" / "records").glob("*.json"))
     ]
-    _forget_unrecorded(prefix)
     environments.link(config, prefix, records)
     packages = next((prefix / "lib").glob("python3.*")) / "site-packages"
     shutil.copytree(prefix / "install_tmp" / "site-packages", packages, dirs_exist_ok=True)
-    _write_program(prefix)
     (prefix / "envs").mkdir(exist_ok=True)
     (prefix / "etc" / "profile.d").mkdir(parents=True, exist_ok=True)
     (prefix / "etc" / "profile.d" / "conda.sh").write_text(shell.functions(config))
@@ -38,6 +36,7 @@ def install(prefix: Path) -> None:
         (prefix / ".condarc").write_text(_CONDARC)
     if not environments.is_environment(prefix):
         environments.write_history(config, prefix, records, [])
+    _write_program(prefix)
 
 
 def _record(path: Path) -> rattler.RepoDataRecord:
@@ -46,30 +45,28 @@ def _record(path: Path) -> rattler.RepoDataRecord:
     return rattler.RepoDataRecord(package, words["file_name"], words["url"], words["channel"])
 
 
-def _drop_broken_records(meta: Path) -> None:
-    """Removes the records of packages that an interruption left cut short."""
-    for path in meta.glob("*.json"):
-        try:
-            rattler.PrefixRecord.from_path(path)
-        except Exception:  # noqa: BLE001  # whatever is wrong with it, the package is linked again
-            path.unlink()
+def _begin(prefix: Path) -> None:
+    """Clears away a base environment that an interruption left half-made.
 
-
-def _forget_unrecorded(prefix: Path) -> None:
-    """Removes the interpreter that no record owns, so that it is linked afresh."""
-    if not list((prefix / "conda-meta").glob("python-3*.json")):
-        for name in ("bin", "lib", "include"):
-            shutil.rmtree(prefix / name, ignore_errors=True)
+    ``bin/conda`` is the last thing written and the first removed, so its absence tells of one.
+    """
+    program = prefix / "bin" / "conda"
+    if program.is_file():
+        program.unlink()
+        return
+    for name in ("bin", "conda-meta", "include", "lib"):
+        shutil.rmtree(prefix / name, ignore_errors=True)
 
 
 def _write_program(prefix: Path) -> None:
     code = "import sys\nfrom conda_standin.cli import main\nsys.exit(main())\n"
     text = f"#!{prefix}/bin/python -I\n{code}"
-    for directory in ("bin", "condabin"):
+    for directory in ("condabin", "bin"):
         (prefix / directory).mkdir(exist_ok=True)
-        program = prefix / directory / "conda"
-        program.write_text(text)
-        program.chmod(0o755)
+        fresh = prefix / directory / ".conda.new"
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.replace(prefix / directory / "conda")
 
 
 if __name__ == "__main__":
