@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conda_package_streaming.create import (  # type: ignore[import-untyped]
+from conda_package_streaming.create import (
     anonymize,
     conda_builder,
 )

@@ -17,7 +17,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from conda_package_streaming.extract import extract  # type: ignore[import-untyped]
+from conda_package_streaming.extract import extract
 
 from tests.origin.errors import OriginError
 from tests.origin.workshop import HERE, describe
