@@ -125,7 +125,9 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
             self._answers.lines[host, name] = found
         if action == "instance_ready" and "seconds" in found:
             unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
-            self._answers.ready[host, unit] = float(found["seconds"])
+            # The longest wait counts: the stage that starts an instance waits, the last one looks.
+            before = self._answers.ready.get((host, unit), 0.0)
+            self._answers.ready[host, unit] = max(before, float(found["seconds"]))
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -158,12 +160,12 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
             return
         self._display.banner("ANSWERS")
         for (host, name), found in sorted(self._answers.lines.items()):
-            ready = self._answers.ready.get((host, name))
+            ready = self._answers.ready.get((host, name), 0.0)
             self._display.display(
                 f"{host} {name}\n"
                 f"  url       {found.get('base_url')}\n"
                 f"  model     {found.get('model')}\n"
-                f"  ready     {'was running' if not ready else f'after {ready:.0f} s'}\n"
+                f"  ready     {f'after {ready:.0f} s' if ready >= 1 else 'was running'}\n"
                 f"  speed     {found.get('tokens_per_second', 0):.1f} tokens/s, first token after"
                 f" {found.get('time_to_first_token', 0):.2f} s\n"
                 f"  question  {found.get('question')}\n"

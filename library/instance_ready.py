@@ -59,6 +59,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+unit:
+  description: The unit that was asked about.
+  returned: success
+  type: str
 ready:
   description: Whether C(/health) was answered with status 200.
   returned: always
@@ -260,7 +264,7 @@ def main() -> None:
         result = wait(module)
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
-    module.exit_json(changed=False, **result)
+    module.exit_json(changed=False, unit=module.params["unit"], **result)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Collector:
             unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
             # A service that answered at once was running before.
             if found["seconds"] >= 1:
-                self._ready[host, unit] = float(found["seconds"])
+                self._ready[host, unit] = max(self._ready.get((host, unit), 0), found["seconds"])
         elif action == "openai_probe" and "answer" in found:
             self._result.hosts.setdefault(host, HostResult()).answers.append(_answer(found))
 
