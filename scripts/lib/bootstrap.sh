@@ -26,25 +26,32 @@ find_python() {
   return 1
 }
 
+# Installs Debian packages, or says which are missing where that cannot be done.
+install_packages() {
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    fail "missing on this computer: $* (Debian, Ubuntu: apt-get install $*)"
+  fi
+  printf 'Installing %s ...\n' "$*" >&2
+  apt-get update -qq >&2 &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+    fail "apt-get could not install $*: see its message above"
+}
+
 # Debian and Ubuntu keep the venv module in a package of its own.
 ensure_venv_module() {
-  "$1" -c 'import ensurepip, venv' 2>/dev/null && return
-  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
-  else
-    fail "$1 has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv)"
-  fi
+  "$1" -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
 }
 
 ensure_environment() {
   local wanted python log
-  wanted=$(sha256sum <"$project/requirements.lock" | cut -d' ' -f1)
-  if [ "$(cat "$project/.venv/.lock-sha256" 2>/dev/null)" = "$wanted" ] &&
+  # An environment knows its own path, so one that was moved or copied is made anew as well.
+  wanted="$(sha256sum <"$project/requirements.lock" | cut -d' ' -f1) $project"
+  if [ "$(cat "$project/.venv/.made-from" 2>/dev/null)" = "$wanted" ] &&
     "$project/.venv/bin/python" -c '' 2>/dev/null; then
     return
   fi
-  python=$(find_python) ||
-    fail "no Python 3.11, 3.12 or 3.13 on PATH (Debian 12 and later: apt-get install python3 python3-venv)"
+  python=$(find_python) || { install_packages python3 python3-venv && python=$(find_python); } ||
+    fail "no Python 3.11, 3.12 or 3.13 on PATH, and this system's own is another"
   ensure_venv_module "$python"
   printf 'Making the controller environment in .venv (half a minute, once) ...\n' >&2
   "$python" -m venv --clear "$project/.venv" || fail "could not make $project/.venv"
@@ -57,7 +64,7 @@ ensure_environment() {
   # The plugins and "from vllm_ansible import provision" find the package without being told where.
   printf '%s\n' "$project" >"$("$project/.venv/bin/python" -c \
     'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm_ansible.pth"
-  printf '%s\n' "$wanted" >"$project/.venv/.lock-sha256"
+  printf '%s\n' "$wanted" >"$project/.venv/.made-from"
 }
 
 (
