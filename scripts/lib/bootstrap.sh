@@ -32,9 +32,10 @@ install_packages() {
     fail "missing on this computer: $* (Debian, Ubuntu: apt-get install $*)"
   fi
   printf 'Installing %s ...\n' "$*" >&2
-  apt-get update -qq >&2 &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+  if ! apt-get update -qq >&2 || ! DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null; then
     fail "apt-get could not install $*: see its message above"
+  fi
 }
 
 # Debian and Ubuntu keep the venv module in a package of its own.

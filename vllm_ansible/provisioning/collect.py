@@ -50,6 +50,9 @@ class Collector:
             self._remember(str(data.get("host", "")), data)
         elif kind in _OUTCOMES:
             self._outcome(_OUTCOMES[kind], data)
+        elif kind == "playbook_on_stats":
+            for host, changed in (data.get("changed") or {}).items():
+                self._result.hosts.setdefault(host, HostResult()).changed = int(changed)
         return False
 
     def finish(self) -> ProvisionResult:

@@ -53,15 +53,18 @@ class Answer(_Frozen):
 
 
 class HostResult(_Frozen):
-    """What the run did on one host, stage by stage, and what its instances answered."""
+    """What the run did on one host, stage by stage, and what its instances answered.
+
+    Attributes:
+        stages: What each stage did. Tasks that handle secrets do not tell whether they changed
+            something; they count as ok here.
+        changed: Number of changes over all stages, as Ansible counts them, secrets included.
+        answers: What the host's instances answered.
+    """
 
     stages: dict[str, StageResult] = Field(default_factory=dict)
+    changed: int = 0
     answers: list[Answer] = Field(default_factory=list)
-
-    @property
-    def changed(self) -> int:
-        """Number of changes over all stages."""
-        return sum(stage.changed for stage in self.stages.values())
 
 
 class Failure(_Frozen):
