@@ -89,7 +89,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import remove_tree
 from ansible.module_utils.vllm_process import ca_environment, run
 from ansible.module_utils.vllm_release import COMPLETE, ENVIRONMENT, read_marker, write_marker
@@ -242,13 +242,7 @@ def main() -> None:
     )
     # Modes of what conda writes must not depend on who runs this.
     os.umask(0o022)
-    try:
-        result = ensure(module)
-    except HostError as error:
-        module.fail_json(msg=error.message, **error.details)
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['prefix']} could not be made: {error}")
-    module.exit_json(**result)
+    conclude(module, ensure, f"{module.params['prefix']} could not be made")
 
 
 if __name__ == "__main__":

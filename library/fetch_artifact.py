@@ -95,7 +95,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import CHUNK, sha256_of, sync_directory
 from ansible.module_utils.vllm_urls import refuse_credentials, tls_context
 
@@ -240,13 +240,7 @@ def main() -> None:
         add_file_common_args=True,
         supports_check_mode=True,
     )
-    try:
-        result = ensure(module)
-    except HostError as error:
-        module.fail_json(msg=error.message, **error.details)
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['dest']} cannot be written: {error}")
-    module.exit_json(**result)
+    conclude(module, ensure, f"{module.params['dest']} cannot be written")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import (
     as_json,
     read_json_object,
@@ -560,13 +560,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    try:
-        result = ensure(module)
-    except HostError as error:
-        module.fail_json(msg=error.message, **error.details)
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['path']} could not be made: {error}")
-    module.exit_json(**result)
+    conclude(module, ensure, f"{module.params['path']} could not be made")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_process import Finished, ca_environment, run
 from ansible.module_utils.vllm_release import COMPLETE, INSTALLING, read_marker, write_marker
 from ansible.module_utils.vllm_urls import refuse_credentials
@@ -353,13 +353,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    try:
-        result = ensure(module)
-    except HostError as error:
-        module.fail_json(msg=error.message, **error.details)
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['prefix']} could not be filled: {error}")
-    module.exit_json(**result)
+    conclude(module, ensure, f"{module.params['prefix']} could not be filled")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
+# Every file with its size, owner and mode, but for what a running system writes by itself.
+EVERYTHING = (
+    "find / -xdev -not -path '/var/log/*' -not -path '/tmp*' -not -path '/root/.ansible*'"
+    " -not -path '/var/lib/systemd/*' -not -path '/run/*' -printf '%p %s %u %m\\n'"
+    " | grep -v -E '^/(root|tmp|var/tmp|var/lib/dpkg|etc) ' | sort"
+)
 
 
 def run(*words, timeout=1500, **options):
@@ -28,11 +34,21 @@ def on_host(*words, host="cpu1"):
 
 
 @pytest.fixture(scope="session")
-def lab_up():
-    """`scripts/lab up` on a machine without a lab: what it printed."""
+def check_run():
+    """Check mode on machines that have just been booted: what it printed, and what it left."""
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
     run("./scripts/lab", "down")
+    booted = run("./scripts/lab", "boot")
+    assert booted.returncode == 0, booted.stdout + booted.stderr
+    before = on_host(EVERYTHING).stdout
+    done = run("ansible-playbook", "site.yml", "-i", "inventories/lab", "--check", "--diff")
+    return done, before, on_host(EVERYTHING).stdout
+
+
+@pytest.fixture(scope="session")
+def lab_up(check_run):
+    """`scripts/lab up`, on machines that nothing but check mode has met: what it printed."""
     done = run("./scripts/lab", "up")
     yield done
     run("./scripts/lab", "down")

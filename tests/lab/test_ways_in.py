@@ -24,6 +24,15 @@ def changed_by_host(output):
     return {host: int(count) for host, count in found}
 
 
+def test_check_mode_on_a_new_machine_runs_through_and_changes_nothing(check_run):
+    done, before, after = check_run
+    assert done.returncode == 0, done.stdout
+    assert changed_by_host(done.stdout)["cpu1"] > 10
+    assert "/opt/miniconda3" in done.stdout
+    assert "/etc/passwd" in before
+    assert after == before
+
+
 def test_lab_up_ends_with_the_models_answer(lab_up):
     assert lab_up.returncode == 0, lab_up.stdout + lab_up.stderr
     assert "Paris" in lab_up.stdout
