@@ -1,0 +1,132 @@
+"""What the roles write: rendered by Ansible's own templating, read as its readers read it."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from vllm_ansible.paths import PROJECT
+
+INSTANCES = [
+    {"name": "chat", "port": 8000, "socket": "/run/vllm/chat/api.sock"},
+    {"name": "code", "port": 8001, "socket": "/run/vllm/code/api.sock"},
+]
+
+
+def render(role, template, **variables):
+    """Render a role's template with the role's defaults under the variables."""
+    folder = PROJECT / "roles" / role
+    defaults = yaml.safe_load((folder / "defaults" / "main.yml").read_text())
+    templar = Templar(loader=DataLoader(), variables={**defaults, **variables})
+    text = (folder / "templates" / template).read_text()
+    # As the template module does it: backslashes in expressions are what they are.
+    return templar.template(trust_as_template(text), escape_backslashes=False)
+
+
+def directives(text):
+    """Read a unit: {name: [values]}, without comments."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def unit():
+    return directives(render("openai_server", "vllm@.service.j2"))
+
+
+def test_the_unit_starts_the_release_in_use_with_the_instances_own_files(unit):
+    assert unit["ExecStart"] == ["/opt/vllm/current/bin/vllm serve --config /etc/vllm/%i.yaml"]
+    assert unit["EnvironmentFile"] == ["/etc/vllm/%i.env"]
+    assert unit["User"] == ["vllm"]
+
+
+def test_the_unit_comes_back_but_not_for_ever(unit):
+    assert unit["Restart"] == ["always"]
+    assert int(unit["StartLimitBurst"][0]) * int(unit["RestartSec"][0]) < int(
+        unit["StartLimitIntervalSec"][0]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["PrivateNetwork", "NoNewPrivileges", "PrivateDevices", "PrivateUsers", "ProtectHome"]
+)
+def test_the_unit_is_shut_in(unit, name):
+    assert unit[name] == ["true"]
+
+
+def test_the_unit_keeps_off_what_the_engine_does_not_survive(unit):
+    assert "MemoryDenyWriteExecute" not in unit
+    assert "~@resources" not in unit["SystemCallFilter"]
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "two words", 'say "hi"', "back\\slash", "a$b", "#no comment", "'single'"]
+)
+def test_a_value_of_the_environment_arrives_as_it_was(value):
+    instance = {"name": "chat", "environment": {"WORD": value}}
+    text = render("openai_server", "instance.env.j2", openai_server_instance=instance)
+    line = next(line for line in text.splitlines() if line.startswith("WORD="))
+    # systemd.exec(5): double quotes with backslash escapes and no expansions, as shlex reads them.
+    assert shlex.split(line) == [f"WORD={value}"]
+
+
+def site(**variables):
+    return render("gateway", "vllm.conf.j2", gateway_instances=INSTANCES, **variables)
+
+
+def test_each_instance_has_its_door_on_each_address():
+    text = site(gateway_listen=["127.0.0.1", "2001:db8::7"])
+    assert re.findall(r"listen (\S+);", text) == [
+        "127.0.0.1:8000",
+        "[2001:db8::7]:8000",
+        "127.0.0.1:8001",
+        "[2001:db8::7]:8001",
+    ]
+
+
+def test_a_door_leads_to_its_own_instance_only():
+    for server, instance in zip(site().split("server {")[1:], INSTANCES, strict=True):
+        assert set(re.findall(r"proxy_pass (\S+);", server)) == {
+            f"http://unix:{instance['socket']}"
+        }
+
+
+def test_every_route_but_the_open_ones_asks_for_the_key():
+    blocks = re.findall(r"location = (\S+) \{(.*?)\n    \}", site(), re.DOTALL)
+    assert {route for route, body in blocks if "return 401" not in body} == {"/health"}
+    assert {"/v1/models", "/v1/chat/completions"} <= {route for route, _ in blocks}
+
+
+def test_what_is_not_listed_ends_at_the_door():
+    for server in site().split("server {")[1:]:
+        assert re.search(r"location / \{\s+return 404", server)
+
+
+def test_braces_and_quotes_are_paired():
+    text = re.sub(r"'[^']*'", "", site())
+    assert text.count("{") == text.count("}")
+    assert "'" not in text
+
+
+@pytest.mark.parametrize("key", ["sk-abc.def+ghi=jkl-mno", "a" * 200])
+def test_the_key_and_nothing_like_it_opens(key):
+    import base64
+
+    read = {"content": base64.b64encode(f"{key}\n".encode()).decode()}
+    text = render("gateway", "keys.map.j2", gateway_key_read=read)
+    (pattern,) = re.findall(r'^"~(.*)" 1;$', text, re.MULTILINE)
+    assert re.search(pattern, f"Bearer {key}")
+    for other in (
+        f"Bearer {key}x",
+        f"xBearer {key}",
+        f"Bearer {key.replace('.', 'x')}y",
+        "Bearer ",
+    ):
+        assert not re.search(pattern, other)
