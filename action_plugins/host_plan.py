@@ -62,7 +62,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result | {"failed": True, "msg": _unlocked(host, plan.notices)}
         content = plan.model_dump(mode="json")
         return result | {
-            "changed": False, "plan": content, "facts": facts,
+            "changed": False, "plan": content, "notices": plan.notices, "facts": facts,
             "ansible_facts": {"vllm_plan": content},
         }  # fmt: skip
 

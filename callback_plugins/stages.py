@@ -6,12 +6,18 @@ scroll for it.
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ansible import constants as C  # noqa: N812  # Ansible's own name for it
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vllm_ansible.answers import Answers
 
 DOCUMENTATION = """
 name: stages
@@ -43,14 +49,6 @@ class _Stage:
         return (self.ended if self.ended is not None else time.monotonic()) - self.begun
 
 
-@dataclass
-class _Answers:
-    """What the last stage heard from each (host, instance)."""
-
-    ready: dict[tuple[str, str], float] = field(default_factory=dict)
-    lines: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-
-
 class CallbackModule(DefaultCallback):  # type: ignore[misc]
     """Default output plus stages, seconds and answers."""
 
@@ -61,7 +59,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._stages: list[_Stage] = []
-        self._answers = _Answers()
+        self._answers = Answers()
         self._task_begun = time.monotonic()
 
     # -- stages -----------------------------------------------------------------------------
@@ -117,17 +115,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
             self._display.display(f"      [{host}] {seconds:.1f} s", color=C.COLOR_VERBOSE)
 
     def _remember(self, result: Any) -> None:
-        found = result._result  # noqa: SLF001
         host = result._host.get_name()  # noqa: SLF001
-        action = result._task.action.rpartition(".")[2]  # noqa: SLF001
-        if action == "openai_probe" and "answer" in found:
-            name = found.get("item", {}).get("name", found.get("model", ""))
-            self._answers.lines[host, name] = found
-        if action == "instance_ready" and "seconds" in found:
-            unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
-            # The longest wait counts: the stage that starts an instance waits, the last one looks.
-            before = self._answers.ready.get((host, unit), 0.0)
-            self._answers.ready[host, unit] = max(before, float(found["seconds"]))
+        self._answers.hear(host, result._task.action, result._result)  # noqa: SLF001
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -156,19 +145,18 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         self._display.display(f"{'total':<{width}}  {total:7.1f} s")
 
     def _print_answers(self) -> None:
-        if not self._answers.lines:
-            return
-        self._display.banner("ANSWERS")
-        for (host, name), found in sorted(self._answers.lines.items()):
-            ready = self._answers.ready.get((host, name), 0.0)
+        answers = self._answers.by_host()
+        if answers:
+            self._display.banner("ANSWERS")
+        for host, answer in answers:
             self._display.display(
-                f"{host} {name}\n"
-                f"  url       {found.get('base_url')}\n"
-                f"  model     {found.get('model')}\n"
-                f"  ready     {f'after {ready:.0f} s' if ready >= 1 else 'was running'}\n"
-                f"  speed     {found.get('tokens_per_second', 0):.1f} tokens/s, first token after"
-                f" {found.get('time_to_first_token', 0):.2f} s\n"
-                f"  question  {found.get('question')}\n"
-                f"  answer    {found.get('answer')}",
+                f"{host} {answer.instance}\n"
+                f"  url       {answer.url}\n"
+                f"  model     {answer.model}\n"
+                f"  ready     {answer.ready}\n"
+                f"  speed     {answer.tokens_per_second:.1f} tokens/s, first token after"
+                f" {answer.time_to_first_token:.2f} s\n"
+                f"  question  {answer.question}\n"
+                f"  answer    {answer.answer}",
                 color=C.COLOR_OK,
             )

@@ -71,6 +71,7 @@ def test_python_gets_typed_results(lab_up):
     assert result.changed == 0
     assert result.hosts["cpu1"].stages["Verify"].ok >= 1
     assert "Paris" in result.hosts["cpu1"].answers[0].answer
+    assert any("known flaws" in notice for notice in result.notices)
     assert {event.kind for event in events} >= {"stage", "task", "ok"}
 
 

@@ -84,6 +84,12 @@ def test_answers_carry_the_seconds_to_ready(collector):
     assert (found.instance, found.answer, found.ready_seconds) == ("chat", "a", 45.2)
 
 
+def test_the_plans_notices_reach_the_result(collector):
+    collector.handle(play("Plan"))
+    collector.handle(outcome("ok", action="host_plan", notices=["torch from elsewhere"]))
+    assert collector.finish().notices == ["h1: torch from elsewhere"]
+
+
 def test_the_error_names_the_first_failure():
     failure = Failure(host="h1", stage="Serve", task="It answers", message="exit 31")
     error = ProvisionError("exit 31", [failure], ProvisionResult())

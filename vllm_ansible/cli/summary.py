@@ -34,11 +34,10 @@ def print_summary(console: Console, result: ProvisionResult) -> None:
 
 
 def _print_answer(console: Console, host: str, answer: Answer) -> None:
-    ready = "was running" if answer.ready_seconds is None else f"after {answer.ready_seconds:.0f} s"
     table = Table(show_header=False, title=f"{host}  {answer.instance}", title_justify="left")
     table.add_row("URL", answer.url)
     table.add_row("model", answer.model)
-    table.add_row("ready", ready)
+    table.add_row("ready", answer.ready)
     speed = f"{answer.tokens_per_second:.1f} tokens/s"
     table.add_row("speed", f"{speed}, first token after {answer.time_to_first_token:.2f} s")
     table.add_row("question", escape(answer.question))

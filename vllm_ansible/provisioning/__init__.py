@@ -1,7 +1,7 @@
 """Run the whole chain from Python and get typed results or a typed error."""
 
+from vllm_ansible.answers import Answer
 from vllm_ansible.provisioning.result import (
-    Answer,
     Failure,
     HostResult,
     ProvisionError,

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vllm_ansible.answers import Answers
 from vllm_ansible.provisioning.result import (
-    Answer,
     Failure,
     HostResult,
     ProvisionResult,
@@ -37,7 +37,7 @@ class Collector:
         self._begun = time.monotonic()
         self._stage = ""
         self._stage_begun = self._begun
-        self._ready: dict[tuple[str, str], float] = {}
+        self._answers = Answers()
 
     def handle(self, event: Mapping[str, Any]) -> bool:
         """Take one event of ansible-runner; False tells it not to keep the event on disk."""
@@ -59,9 +59,8 @@ class Collector:
         """Close the last stage and return the result."""
         self._close_stage()
         self._result.seconds = round(time.monotonic() - self._begun, 3)
-        for host, found in self._result.hosts.items():
-            for answer in found.answers:
-                answer.ready_seconds = self._ready.get((host, answer.instance))
+        for host, answer in self._answers.by_host():
+            self._result.hosts.setdefault(host, HostResult()).answers.append(answer)
         return self._result
 
     def _enter_stage(self, name: str) -> None:
@@ -110,30 +109,11 @@ class Collector:
 
     def _remember(self, host: str, data: Mapping[str, Any]) -> None:
         found = data.get("res") or {}
-        action = str(data.get("task_action", "")).rpartition(".")[2]
-        if action == "host_plan":
+        action = str(data.get("task_action", ""))
+        if action.rpartition(".")[2] == "host_plan":
             notices = found.get("notices") or []
             self._result.notices += [f"{host}: {notice}" for notice in notices]
-        elif action == "instance_ready" and "seconds" in found:
-            unit = str(found.get("unit", "")).removeprefix("vllm@").removesuffix(".service")
-            # A service that answered at once was running before.
-            if found["seconds"] >= 1:
-                self._ready[host, unit] = max(self._ready.get((host, unit), 0), found["seconds"])
-        elif action == "openai_probe" and "answer" in found:
-            self._result.hosts.setdefault(host, HostResult()).answers.append(_answer(found))
-
-
-def _answer(found: Mapping[str, Any]) -> Answer:
-    item = found.get("item") or {}
-    return Answer(
-        instance=str(item.get("name", found["model"])),
-        url=str(found["base_url"]),
-        model=str(found["model"]),
-        question=str(found.get("question", "")),
-        answer=str(found["answer"]),
-        tokens_per_second=float(found.get("tokens_per_second") or 0),
-        time_to_first_token=float(found.get("time_to_first_token") or 0),
-    )
+        self._answers.hear(host, action, found)
 
 
 def _message(found: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vllm_ansible.answers import Answer
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -25,31 +27,6 @@ class StageResult(_Frozen):
     skipped: int = 0
     failed: int = 0
     seconds: float = 0.0
-
-
-class Answer(_Frozen):
-    """What a served model answered through the door that users use.
-
-    Attributes:
-        instance: Name of the instance.
-        url: Base URL of its OpenAI-compatible API.
-        model: Served name that was asked.
-        question: The question put to it.
-        answer: Its answer.
-        ready_seconds: Seconds from the start of the unit to its first answer on /health;
-            None when it was running already.
-        tokens_per_second: Speed of the streamed answer, after its first token.
-        time_to_first_token: Seconds to the first token of the streamed answer.
-    """
-
-    instance: str
-    url: str
-    model: str
-    question: str
-    answer: str
-    ready_seconds: float | None = None
-    tokens_per_second: float
-    time_to_first_token: float
 
 
 class HostResult(_Frozen):
