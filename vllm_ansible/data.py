@@ -66,6 +66,13 @@ class DriverFloor(_Data):
     driver: int
 
 
+class CpuWheels(_Data):
+    """The official CPU wheels: since which vLLM there are any, and the oldest glibc for them."""
+
+    since: str
+    glibc: str
+
+
 class Versions(_Data):
     """The content of versions.yml."""
 
@@ -74,6 +81,7 @@ class Versions(_Data):
     pythons: list[str]
     vllm: dict[str, VllmVersion]
     security_floors: list[SecurityFloor]
+    cpu_wheels: CpuWheels
     flags: dict[str, FlagSpan]
     gpu_driver_floors: list[DriverFloor]
     uv: str
@@ -83,6 +91,10 @@ class Versions(_Data):
     def flaws(self, version: str) -> list[SecurityFloor]:
         """The known flaws of a vLLM version, oldest fix first."""
         return [f for f in self.security_floors if Version(version) < Version(f.fixed_in)]
+
+    def has_cpu_wheel(self, version: str) -> bool:
+        """Whether there is an official CPU wheel of a vLLM version."""
+        return Version(version) >= Version(self.cpu_wheels.since)
 
     def knows_flag(self, version: str, flag: str) -> bool:
         """Whether a vLLM version has a flag; a flag without an entry is taken to exist."""
@@ -120,6 +132,7 @@ class Profile(_Data):
     miniconda: list[Url] = Field(default_factory=list)
     conda: CondaMirror = CondaMirror()
     packages: PackageMirror = PackageMirror()
+    git: list[Url] = Field(default_factory=list)
 
 
 class Mirrors(_Data):

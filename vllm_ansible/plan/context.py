@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_ansible.plan.result import Reason
+from vllm_ansible.plan.site import Site
+from vllm_ansible.plan.sources import resolve, through_mirror
 
 if TYPE_CHECKING:
     from vllm_ansible.data import Data, VllmVersion
     from vllm_ansible.plan.facts import HostFacts
+    from vllm_ansible.plan.sources import Resolved
     from vllm_ansible.schema import Words
 
 
@@ -20,6 +23,7 @@ class Context:
     words: Words
     facts: HostFacts
     data: Data
+    site: Site = field(default_factory=Site)
     reasons: list[Reason] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -42,3 +46,15 @@ class Context:
     def python(self) -> str:
         """The Python that is asked for."""
         return self.words.engine.python or self.data.versions.default_python
+
+    @property
+    def upstream(self) -> Resolved:
+        """Where the site's bits come from, as the inventory says."""
+        return resolve(self.words.sources, self.data, self.version)
+
+    @property
+    def sources(self) -> Resolved:
+        """Where this host's bits come from: the site's mirror host, if there is one."""
+        if self.site.mirror is None:
+            return self.upstream
+        return through_mirror(self.upstream, self.site.mirror, self.data, self.words.sources)

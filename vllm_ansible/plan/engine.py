@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
 
 if TYPE_CHECKING:
-    from vllm_ansible.data import Device, PackageMirror, Profile, TorchSource
+    from vllm_ansible.data import CondaMirror, Device, TorchSource
     from vllm_ansible.plan.context import Context
 
 MINICONDA = "/opt/miniconda3"
@@ -62,26 +62,7 @@ def choose_device(context: Context) -> Device:
     return "cpu"
 
 
-def profile_of(context: Context) -> Profile | None:
-    """The mirrors' profile that the words name; None for `custom`."""
-    mirrors = context.data.mirrors
-    return mirrors.profiles.get(context.words.sources.profile or mirrors.default_profile)
-
-
-def package_sources(context: Context) -> PackageMirror:
-    """The package indexes: what the words say, over what their profile says."""
-    profile, said = profile_of(context), context.words.sources.packages
-    base: dict[str, Any] = profile.packages.model_dump() if profile else {}
-    base.update({key: getattr(said, key) for key in said.model_fields_set})
-    mirror = type(context.data.mirrors.profiles["upstream"].packages)
-    values = {key: value for key, value in base.items() if value is not None}
-    values["engine_indexes"] = [
-        url.replace("{version}", context.version) for url in values.get("engine_indexes", [])
-    ]
-    return mirror(**values)
-
-
-def _torch_source(context: Context, device: Device, indexes: list[str]) -> TorchSource:
+def _torch_source(context: Context, device: Device) -> TorchSource:
     """Where torch comes from: as in the installed release, else by what answers now.
 
     An index that answers today and not tomorrow must not make a new release every day.
@@ -94,9 +75,13 @@ def _torch_source(context: Context, device: Device, indexes: list[str]) -> Torch
     if source in {"cpu-index", "default-index"} and same.items() <= installed.items():
         context.because("torch", source, "the installed release has it from there")
         return "cpu-index" if source == "cpu-index" else "default-index"
-    answering = [url for url in indexes if context.facts.reachable.get(url)]
+    indexes = context.upstream.packages.torch_indexes
+    asked_by = context.site.answers if context.site.mirror else context.facts.reachable
+    held = "torch" in context.site.indexes
+    answering = [url for url in indexes if held or asked_by.get(url)]
     if answering:
-        context.because("torch", "cpu-index", f"{answering[0]} answers")
+        why = "the mirror host holds it" if held else f"{answering[0]} answers"
+        context.because("torch", "cpu-index", why)
         return "cpu-index"
     asked = ", ".join(indexes) or "none is listed"
     context.because("torch", "default-index", f"no PyTorch CPU index is known to answer ({asked})")
@@ -109,8 +94,8 @@ def _torch_source(context: Context, device: Device, indexes: list[str]) -> Torch
 
 def choose_packages(context: Context, device: Device) -> tuple[Packages, TorchSource, str]:
     """Every requirement with its version, the indexes, and where torch comes from."""
-    sources = package_sources(context)
-    torch_source = _torch_source(context, device, sources.torch_indexes)
+    sources = context.sources.packages
+    torch_source = _torch_source(context, device)
     lock = context.data.locks.get((context.version, device, context.python, torch_source))
     torch = context.known.torch
     if lock is None:
@@ -172,29 +157,27 @@ def environment(release: Release) -> Environment:
 def choose_miniconda(context: Context) -> Miniconda:
     """The installer for the host's architecture, its sources in order, and `.condarc`."""
     said, versions = context.words.sources.miniconda, context.data.versions
-    profile = profile_of(context)
     version = said.version or versions.default_miniconda
     architecture = context.facts.architecture
     filename = said.filename or f"Miniconda3-{version}-Linux-{architecture}.sh"
     sha256 = said.sha256 or versions.miniconda.get(version, {}).get(architecture, "")
-    mirrors = said.mirrors or (profile.miniconda if profile else [])
     return Miniconda(
         prefix=MINICONDA,
         version=version,
         filename=filename,
         sha256=sha256,
-        urls=[f"{url.rstrip('/')}/{filename}" for url in mirrors],
-        condarc=_condarc(context, profile),
+        urls=[f"{url.rstrip('/')}/{filename}" for url in context.sources.miniconda],
+        condarc=_condarc(context.sources.conda),
+        pip_conf=context.sources.pip,
+        users=sorted(set(context.words.conda_users)),
     )
 
 
-def _condarc(context: Context, profile: Profile | None) -> dict[str, Any]:
-    said = context.words.sources.conda
-    conda = said if said is not None else profile.conda if profile else None
+def _condarc(conda: CondaMirror) -> dict[str, Any]:
     return {
         "channels": ["defaults"],
-        "default_channels": list(conda.default_channels) if conda else [],
-        "custom_channels": dict(conda.custom_channels) if conda else {},
+        "default_channels": list(conda.default_channels),
+        "custom_channels": dict(conda.custom_channels),
         "show_channel_urls": True,
         # An update of conda itself is a decision of the plan and not of the day.
         "auto_update_conda": False,

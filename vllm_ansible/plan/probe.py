@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_ansible.plan.context import Context
-from vllm_ansible.plan.engine import package_sources
 from vllm_ansible.plan.facts import ASSUMED
 
 if TYPE_CHECKING:
@@ -15,4 +14,4 @@ if TYPE_CHECKING:
 
 def probe_urls(words: Words, data: Data) -> list[str]:
     """The URLs whose answer changes the plan: the PyTorch CPU indexes."""
-    return package_sources(Context(words=words, facts=ASSUMED, data=data)).torch_indexes
+    return Context(words=words, facts=ASSUMED, data=data).upstream.packages.torch_indexes

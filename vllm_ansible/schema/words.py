@@ -55,6 +55,12 @@ def _key_file(value: str) -> str:
     return value
 
 
+def _controller_file(value: str) -> str:
+    if not value.startswith(("/", "~/")):
+        raise wrong("an absolute path on the controller, such as ~/sources/oneDNN-3.13.tar.gz")
+    return value
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(NAME, value):
         raise wrong(NAME_HELP)
@@ -66,6 +72,7 @@ Python = Annotated[str, BeforeValidator(_python), StringConstraints(pattern=r"^3
 Port = Annotated[int, Field(ge=1, le=65535)]
 ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 Route = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$")]
+UserName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -90,7 +97,11 @@ class Engine(Word):
     version: str | None = None
     device: Literal["auto", "cpu", "gpu"] = "auto"
     python: Python | None = None
-    install: Literal["wheel"] = "wheel"
+    install: Literal["auto", "wheel", "source"] = "auto"
+    # Of a build from source: where its tree comes from, its compiler, and how many at once.
+    source: Literal["sdist", "git"] = "sdist"
+    compiler: Literal["auto", "system", "conda"] = "auto"
+    jobs: Annotated[int, Field(ge=1, le=1024)] | None = None
     accept_vulnerable: bool = False
 
 
@@ -132,10 +143,26 @@ class PackageSource(Word):
     torch_find_links: list[Url] | None = None
 
 
+class Archive(Word):
+    """A source archive: a file on the controller, or addresses and a checksum."""
+
+    archive: Annotated[str, AfterValidator(_controller_file)] | None = None
+    urls: list[Url] = Field(default_factory=list)
+    sha256: Sha256 | None = None
+
+
 class Sources(Word):
-    """Where bits come from: a profile of mirrors.yml and what differs from it."""
+    """Where bits come from: a profile of mirrors.yml and what differs from it.
+
+    `site_local` says that these sources are the site's own, so that any number of hosts may use
+    them without a mirror host.
+    """
 
     profile: str | None = None
+    site_local: bool = False
+    git: list[Url] | None = None
+    onednn: Archive = Archive()
+    pip: dict[str, dict[str, str]] | None = None
     miniconda: MinicondaSource = MinicondaSource()
     conda: CondaSource | None = None
     packages: PackageSource = PackageSource()
@@ -152,6 +179,18 @@ class Gateway(Word):
     routes: list[Route] | None = Field(default=None, min_length=1)
 
 
+class Mirror(Word):
+    """The site's mirror host: where others reach it, where it keeps things, and how much.
+
+    Without an address it is the host's `ansible_host`.
+    """
+
+    address: Annotated[str, AfterValidator(_address)] | None = None
+    port: Port = 8080
+    root: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$")] = "/srv/mirror"
+    max_gib: Annotated[int, Field(ge=5, le=100_000)] = 100
+
+
 class Words(Word):
     """All that one host's inventory says, checked."""
 
@@ -160,5 +199,7 @@ class Words(Word):
     models: dict[str, Model] = Field(default_factory=dict)
     sources: Sources = Sources()
     gateway: Gateway = Gateway()
+    # The users of the host for whom `conda activate vllm` shall work.
+    conda_users: list[UserName] = Field(default_factory=list)
     # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.
     role_variables: dict[str, Any] = Field(default_factory=dict)
