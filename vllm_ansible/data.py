@@ -32,12 +32,29 @@ class _Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Resolve(_Data):
+    """What `scripts/lock-engine` must be told to resolve a release as it was meant.
+
+    Attributes:
+        before: Files uploaded on this day (UTC) or later are not looked at.
+        pins: Further requirements (`name==version`), such as what a package needs and does not say.
+        overrides: Requirements that replace whatever packages ask for.
+        leave_out: Packages that are not wanted, whatever asks for them.
+    """
+
+    before: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    pins: list[str] = Field(default_factory=list)
+    overrides: list[str] = Field(default_factory=list)
+    leave_out: list[str] = Field(default_factory=list)
+
+
 class VllmVersion(_Data):
     """What is known of one vLLM release."""
 
     python: str
     torch: str
     devices: list[Device]
+    resolve: Resolve = Resolve()
 
     def supports(self, python: str) -> bool:
         """Whether this release runs on a Python such as `3.10`."""
@@ -166,10 +183,23 @@ class Model(_Data):
     files: dict[str, FileSum] = Field(default_factory=dict)
 
 
+class Lock(_Data):
+    """One lock file.
+
+    Attributes:
+        pins: Requirements with versions, `name==version`, each name once.
+        hashes: SHA-256 of the files that may be installed, by name; a name is missing where the
+            file differs by source (the engine's own wheel for CPU, torch of the CPU index).
+    """
+
+    pins: list[str]
+    hashes: dict[str, list[Sha256]]
+
+
 class Data(_Data):
     """All that a decision may look up besides the inventory's words and the host's facts.
 
-    `locks` maps (vLLM version, device, Python, source of torch) to requirements with versions.
+    `locks` maps (vLLM version, device, Python, source of torch) to what is locked for it.
     `code_digest` changes when what carries the plan out (roles, modules) does: a receipt made by
     other code is no proof that a host is as this code would leave it.
     """
@@ -177,14 +207,16 @@ class Data(_Data):
     versions: Versions
     mirrors: Mirrors
     models: dict[str, Model]
-    locks: dict[tuple[str, str, str, str], list[str]]
+    locks: dict[tuple[str, str, str, str], Lock]
     code_digest: str = ""
 
 
-_LOCK_NAME = re.compile(
+LOCK_NAME = re.compile(
     r"vllm-(?P<version>.+)-(?P<device>cpu|gpu)-py(?P<python>3\.\d+)"
     r"-(?P<source>cpu-index|default-index)\.txt"
 )
+_PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_HASH = "--hash=sha256:"
 _CARRIERS = ("roles/*/defaults", "roles/*/handlers", "roles/*/tasks", "roles/*/templates")
 
 
@@ -198,16 +230,36 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _locks(folder: Path) -> dict[tuple[str, str, str, str], list[str]]:
-    """Reads every lock file; comments are dropped."""
+def read_lock(path: Path) -> Lock:
+    """Reads a lock file: pip's requirement format, a pin with its `--hash=sha256:` words.
+
+    Raises:
+        DataError: A line is neither a comment nor a pin, or a name is pinned twice.
+    """
+    text = re.sub(r"\s*\\\n\s*", " ", path.read_text("utf-8"))
+    pins, hashes = [], {}
+    for line in (raw for raw in text.splitlines() if raw and not raw.startswith("#")):
+        pin, *words = line.split()
+        match = _PIN.fullmatch(pin)
+        if match is None or not all(word.startswith(_HASH) for word in words):
+            raise DataError(f"{path}: expected name==version --hash=sha256:..., not {line}")
+        pins.append(pin)
+        if words:
+            hashes[match["name"]] = [word.removeprefix(_HASH) for word in words]
+    if len({pin.split("==")[0] for pin in pins}) != len(pins):
+        raise DataError(f"{path}: a name is pinned twice")
+    return Lock(pins=pins, hashes=hashes)
+
+
+def _locks(folder: Path) -> dict[tuple[str, str, str, str], Lock]:
+    """Reads every lock file."""
     found = {}
     for path in sorted(folder.glob("*.txt")):
-        match = _LOCK_NAME.fullmatch(path.name)
+        match = LOCK_NAME.fullmatch(path.name)
         if match is None:
             raise DataError(f"{path}: the name does not say version, device, Python and source")
-        lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
         key = (match["version"], match["device"], match["python"], match["source"])
-        found[key] = [line for line in lines if line]
+        found[key] = read_lock(path)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vllm_ansible.data import project_data
+from vllm_ansible.data import Data, project_data
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.probe import probe_urls
@@ -27,11 +27,13 @@ def facts(name: str = "cpu-2-cores-avx2", **more: Any) -> HostFacts:
     return HostFacts.model_validate({**record, **more})
 
 
-def plan(on: HostFacts | None = None, fingerprint: str | None = None, **words: Any):
+def plan(
+    on: HostFacts | None = None, fingerprint: str | None = None, data: Data = DATA, **words: Any
+):
     words.setdefault("vllm_instances", [ONE])
-    checked = check_host("h", words, DATA)
+    checked = check_host("h", words, data)
     assert checked.words is not None, checked.problems
-    return plan_host(checked.words, on or facts(), DATA, fingerprint, name="h")
+    return plan_host(checked.words, on or facts(), data, fingerprint, name="h")
 
 
 def sized(mib: int) -> dict[str, Any]:
@@ -162,6 +164,15 @@ def test_an_index_that_comes_and_goes_makes_no_new_release(source, answers):
     second = plan(facts(reachable={TORCH_INDEX: answers}, receipt=receipt))
     assert second.release == first.release
     assert second.digest == first.digest
+
+
+def test_the_pins_hashes_are_handed_on_and_make_no_new_release():
+    of = (DATA.versions.default_vllm, "cpu", "3.10", "default-index")
+    lock = DATA.locks[of].model_copy(update={"hashes": {"torch": ["c" * 64]}})
+    made = plan(data=DATA.model_copy(update={"locks": {of: lock}}))
+    assert made.packages.hashes == {"torch": ["c" * 64]}
+    assert made.release == plan().release
+    assert made.digest == plan().digest
 
 
 def test_a_release_of_another_python_does_not_decide_the_source_of_torch():

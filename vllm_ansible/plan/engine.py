@@ -104,14 +104,15 @@ def choose_packages(context: Context, device: Device) -> tuple[Packages, TorchSo
         context.notices.append(f"no lock file for {lock_of}: scripts/lock-engine makes one")
         requirements = [f"vllm=={context.version}{local}", f"torch=={torch}"]
     else:
-        requirements = lock
-        torch = next(r.split("==")[1] for r in lock if r.startswith("torch=="))
+        requirements = lock.pins
+        torch = next(r.split("==")[1] for r in lock.pins if r.startswith("torch=="))
     _flaws(context)
     indexes = sources.engine_indexes if device == "cpu" else []
     if torch_source == "cpu-index":
         indexes = [*indexes, *sources.torch_indexes]
     packages = Packages(
         requirements=requirements,
+        hashes=lock.hashes if lock is not None else {},
         locked=lock is not None,
         indexes=indexes,
         default_index=sources.default_index,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm_ansible.data import Device, FileSum, TorchSource
+from vllm_ansible.data import Device, FileSum, Sha256, TorchSource
 
 PLAN_FORMAT = 1
 
@@ -71,9 +71,13 @@ class Environment(_Part):
 
 
 class Packages(_Part):
-    """What is installed into it, and from where. `locked`: every version is pinned."""
+    """What is installed into it, and from where. `locked`: every version is pinned.
+
+    `hashes`: the SHA-256 of each requirement's files by name, where they are the same everywhere.
+    """
 
     requirements: list[str]
+    hashes: dict[str, list[Sha256]] = Field(default_factory=dict)
     locked: bool
     indexes: list[str]
     default_index: str | None
@@ -181,7 +185,8 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
     """The checksum of all that changes a host.
 
     Where bits come from is left out, as their checksums and pins are in: a reordered mirror list
-    is no reason to touch a host (the channels in `.condarc` stay in: they are a file there).
+    is no reason to touch a host (the channels in `.condarc` stay in: they are a file there). So are
+    the pins' hashes: one more file of the same version makes no other release.
 
     Args:
         plan: The plan.
@@ -192,7 +197,7 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
         exclude={
             "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
             "miniconda": {"urls"},
-            "packages": {"indexes", "default_index", "find_links"},
+            "packages": {"hashes", "indexes", "default_index", "find_links"},
             "models": {"__all__": {"sources", "size_bytes"}},
             "instances": {"__all__": {"ready_timeout", "url"}},
         },
