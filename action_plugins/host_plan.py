@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from pydantic import ValidationError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vllm_ansible.data import project_data
-from vllm_ansible.inventory import facts_file, read_host
+from vllm_ansible.inventory import read_host, read_site, remember_facts
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.probe import probe_urls
+from vllm_ansible.plan.site import Site
 
 display = Display()
 
@@ -25,10 +25,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns `plan` (and `ansible_facts.vllm_plan`) and `facts`.
 
     Without `facts` it asks the host itself with the module `host_facts`, which then also probes
-    the indexes that the host's words and mirrors' profile name.
+    the indexes that the host's words and mirrors' profile name. `mirror` is what the site's mirror
+    host said of itself, where there is one.
     """
 
-    _VALID_ARGS = frozenset(("facts", "receipt_path"))
+    _VALID_ARGS = frozenset(("facts", "mirror", "receipt_path"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -50,6 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             plan = plan_host(
                 checked.words, HostFacts.model_validate(facts), project_data(),
                 words.key_fingerprint(), name=host, secret_fingerprints=words.secret_fingerprints(),
+                site=self._site(variables),
             )  # fmt: skip
         except PlanError as error:
             return result | {"failed": True, "msg": str(error)}
@@ -57,7 +59,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result | {"failed": True, "msg": f"{host}: facts are not as expected: {error}"}
         for notice in plan.notices:
             display.display(f"{host}: {notice}")
-        self._remember(host, facts, variables)
+        remember_facts(variables.get("ansible_inventory_sources"), host, facts, display.warning)
         if not plan.packages.locked:
             return result | {"failed": True, "msg": _unlocked(host, plan.notices)}
         content = plan.model_dump(mode="json")
@@ -76,17 +78,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         answer = self._execute_module("host_facts", module_args=arguments, task_vars=variables)
         return answer if answer.get("failed") else dict(answer["facts"])
 
-    def _remember(self, host: str, facts: dict[str, Any], variables: dict[str, Any]) -> None:
-        """Keeps the facts for `scripts/plan`, which contacts no host by itself."""
-        sources = variables.get("ansible_inventory_sources") or []
-        if not sources:
-            return
-        file = facts_file(str(sources[0]), host)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
-        except OSError as error:
-            display.warning(f"{file}: the facts could not be kept for scripts/plan: {error}")
+    def _site(self, variables: dict[str, Any]) -> Site:
+        """What is known of the site around the host."""
+        words = read_site(variables["groups"], variables["hostvars"], self._loader)
+        return Site(mirror=words.door, **dict(self._task.args.get("mirror") or {}))
 
 
 def _unlocked(host: str, notices: list[str]) -> str:

@@ -10,11 +10,11 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vllm_ansible.inventory import GROUP, no_servers, read_host
+from vllm_ansible.inventory import GROUP, no_servers, read_host, read_site
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Checks the words of all hosts of the group `vllm`; contacts none of them."""
+    """Checks the words of all hosts of the group `vllm`, and of the site; contacts no host."""
 
     _requires_connection = False
     _VALID_ARGS: frozenset[str] = frozenset()
@@ -35,6 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in hosts
             for problem in read_host(host, hostvars, self._loader).check().problems
         ]
+        problems += read_site(variables["groups"], hostvars, self._loader).problems
         if problems:
             count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
             lines = [str(problem) for problem in problems]

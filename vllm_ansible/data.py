@@ -90,6 +90,24 @@ class CpuWheels(_Data):
     glibc: str
 
 
+class Build(_Data):
+    """How vLLM is built from source for CPU, from version `since` on.
+
+    Attributes:
+        since: The first version that is built so.
+        requirements: The file in its tree that names what the build needs.
+        runtime: The file in its tree that names what the result needs.
+        compiler: The oldest g++ that compiles it.
+        onednn: The tag of oneDNN that its CMake files fetch; None where they fetch none.
+    """
+
+    since: str
+    requirements: str
+    runtime: str
+    compiler: str
+    onednn: str | None = None
+
+
 class Versions(_Data):
     """The content of versions.yml."""
 
@@ -99,6 +117,9 @@ class Versions(_Data):
     vllm: dict[str, VllmVersion]
     security_floors: list[SecurityFloor]
     cpu_wheels: CpuWheels
+    builds: list[Build]
+    build_needs: list[str]
+    build_tools: list[str]
     flags: dict[str, FlagSpan]
     gpu_driver_floors: list[DriverFloor]
     uv: str
@@ -112,6 +133,10 @@ class Versions(_Data):
     def has_cpu_wheel(self, version: str) -> bool:
         """Whether there is an official CPU wheel of a vLLM version."""
         return Version(version) >= Version(self.cpu_wheels.since)
+
+    def build_of(self, version: str) -> Build:
+        """How a vLLM version is built from source."""
+        return [one for one in self.builds if Version(version) >= Version(one.since)][-1]
 
     def knows_flag(self, version: str, flag: str) -> bool:
         """Whether a vLLM version has a flag; a flag without an entry is taken to exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,12 +22,12 @@ from jinja2.meta import find_undeclared_variables
 
 from vllm_ansible import paths
 from vllm_ansible.data import project_data
-from vllm_ansible.schema import Checked, Problem, check_host, masked
+from vllm_ansible.schema import Checked, Problem, SiteWords, check_host, check_site, masked
 from vllm_ansible.schema.check import WORDS, is_secret
 from vllm_ansible.schema.problems import NOTHING, dotted, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 GROUP = "vllm"
 
@@ -115,6 +116,8 @@ class _Reader:
             n: self._resolve([n], self._raw[n]) for n in self._raw if n in role_variable_names()
         }
         variables["__role_variables__"] = roles
+        if "ansible_host" in self._raw:
+            variables["__address__"] = self._resolve(["ansible_host"], self._raw["ansible_host"])
         return self.words
 
     def _refuse(self, path: Sequence[str | int], given: Any, allowed: str) -> None:
@@ -224,10 +227,30 @@ def read_host(host: str, hostvars: Any, loader: Any) -> HostWords:
     return _Reader(host, raw, hostvars, loader).read()
 
 
+def read_site(groups: Mapping[str, Sequence[str]], hostvars: Any, loader: Any) -> SiteWords:
+    """Who does what for the whole site, from Ansible's groups and `hostvars`."""
+    servers = {host: read_host(host, hostvars, loader).check().words for host in groups[GROUP]}
+    others = [*groups.get("mirror", []), *groups.get("build", [])]
+    variables = {host: read_host(host, hostvars, loader).variables for host in others}
+    return check_site(groups, variables, servers)
+
+
+@dataclass
+class Inventory:
+    """What an inventory says: its servers, and who does what for all of them."""
+
+    hosts: list[HostWords]
+    site: SiteWords
+
+    def problems(self) -> list[Problem]:
+        """Every error of every host and of the site."""
+        return [*(p for host in self.hosts for p in host.check().problems), *self.site.problems]
+
+
 def read_inventory(
     source: Path, limit: str | None = None, vault_password_file: Path | None = None
-) -> list[HostWords]:
-    """The words of every host of the group `vllm`, without a playbook.
+) -> Inventory:
+    """The words of every host of the group `vllm`, and of the site, without a playbook.
 
     Args:
         source: An inventory file or directory.
@@ -267,7 +290,13 @@ def read_inventory(
         raise InventoryError([no_servers(str(source), limit)])
     manager = VariableManager(loader=loader, inventory=inventory)
     hostvars = HostVars(inventory=inventory, variable_manager=manager, loader=loader)
-    return [read_host(name, hostvars, loader) for name in names]
+    groups = {
+        name: [host.name for host in inventory.groups[name].get_hosts()]
+        for name in (GROUP, "mirror", "build")
+        if name in inventory.groups
+    }
+    hosts = [read_host(name, hostvars, loader) for name in names]
+    return Inventory(hosts, read_site(groups, hostvars, loader))
 
 
 @cache
@@ -293,3 +322,24 @@ def facts_file(source: str, host: str) -> Path:
     key = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in host)
     return paths.CACHE / "facts" / key / f"{safe}.json"
+
+
+def remember_facts(
+    sources: Sequence[Any] | None, host: str, facts: Mapping[str, Any], warn: Callable[[str], Any]
+) -> None:
+    """Keeps a host's facts for `scripts/plan`, which contacts no host by itself.
+
+    Args:
+        sources: The inventories that Ansible was given.
+        host: The host.
+        facts: What it said of itself.
+        warn: Told when they cannot be kept.
+    """
+    if not sources:
+        return
+    file = facts_file(str(sources[0]), host)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+    except OSError as error:
+        warn(f"{file}: the facts could not be kept for scripts/plan: {error}")

@@ -14,7 +14,7 @@ import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from vllm_ansible import paths
-from vllm_ansible.inventory import InventoryError, read_inventory
+from vllm_ansible.inventory import Inventory, InventoryError, read_inventory
 
 SECRET = "hunter2hunter2hunter2"  # noqa: S105  # what must never be shown
 PASSWORD = "password-of-the-test"  # noqa: S105  # of a vault that exists for one test
@@ -43,16 +43,20 @@ def tagged(text: str) -> str:
     return "!vault |\n" + "".join(f"    {line}\n" for line in vaulted(text).splitlines())
 
 
+def opened(inventory: Path) -> Inventory:
+    return read_inventory(inventory, vault_password_file=inventory.parent / "password")
+
+
 def problems(inventory: Path, *, opened: bool = True, host: int = 0) -> list[str]:
     password = inventory.parent / "password" if opened else None
-    words = read_inventory(inventory, vault_password_file=password)[host]
+    words = read_inventory(inventory, vault_password_file=password).hosts[host]
     return [str(problem) for problem in words.check().problems]
 
 
 def test_templates_are_resolved_in_the_host_s_own_variables(inventory):
     text = INSTANCES + 'address: 192.0.2.7\nvllm_gateway: {listen: ["{{ address }}"]}\n'
     write(inventory, text)
-    words = read_inventory(inventory)[0].check().words
+    words = read_inventory(inventory).hosts[0].check().words
     assert words is not None
     assert words.gateway.listen == ["192.0.2.7"]
 
@@ -99,9 +103,13 @@ def test_a_key_in_clear_text_is_refused_and_not_repeated(inventory, key):
 
 def test_a_new_key_has_a_new_fingerprint_that_does_not_tell_it(inventory):
     write(inventory, INSTANCES + f"vllm_gateway:\n  api_key: {tagged(SECRET)}")
-    first = read_inventory(inventory, None, inventory.parent / "password")[0].key_fingerprint()
+    first = (
+        read_inventory(inventory, None, inventory.parent / "password").hosts[0].key_fingerprint()
+    )
     write(inventory, INSTANCES + f"vllm_gateway:\n  api_key: {tagged(SECRET + '2')}")
-    second = read_inventory(inventory, None, inventory.parent / "password")[0].key_fingerprint()
+    second = (
+        read_inventory(inventory, None, inventory.parent / "password").hosts[0].key_fingerprint()
+    )
     assert first != second
     assert SECRET not in f"{first}{second}"
 
@@ -126,14 +134,14 @@ def test_an_inventory_that_does_not_exist_is_refused(tmp_path):
 
 def test_a_limit_that_names_nobody_is_refused(inventory):
     write(inventory, INSTANCES)
-    assert [words.host for words in read_inventory(inventory, "two")] == ["two"]
+    assert [words.host for words in read_inventory(inventory, "two").hosts] == ["two"]
     with pytest.raises(InventoryError, match="--limit three"):
         read_inventory(inventory, "three")
 
 
 @pytest.mark.parametrize("name", ["example"])
 def test_the_inventories_that_come_with_the_project_are_right(name):
-    for words in read_inventory(paths.PROJECT / "inventories" / name):
+    for words in read_inventory(paths.PROJECT / "inventories" / name).hosts:
         assert words.check().problems == []
 
 
@@ -145,7 +153,7 @@ def test_the_lab_can_be_planned_before_it_was_ever_booted(inventory):
     (inventory / "hosts.yml").write_text(
         "all: {children: {vllm: {hosts: {one: {}}}, lab_origin: {hosts: {origin: {}}}}}\n", "utf-8"
     )
-    words = read_inventory(inventory)[0].check().words
+    words = read_inventory(inventory).hosts[0].check().words
     assert words is not None
     assert words.models["smollm2-135m-instruct"].revision == "0" * 40
 

@@ -17,10 +17,11 @@ from rich.table import Table
 
 from vllm_ansible import paths
 from vllm_ansible.data import DataError, project_data
-from vllm_ansible.inventory import HostWords, InventoryError, facts_file, read_inventory
+from vllm_ansible.inventory import Inventory, InventoryError, facts_file, read_inventory
 from vllm_ansible.plan import HostFacts, HostPlan, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.facts import ASSUMED
+from vllm_ansible.plan.site import Site
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -61,11 +62,11 @@ def main(
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        hosts = read_inventory(inventory, limit, vault_password_file)
-        refused = [str(problem) for host in hosts for problem in host.check().problems]
+        read = read_inventory(inventory, limit, vault_password_file)
+        refused = [str(problem) for problem in read.problems()]
         if facts == "live" and not refused:
             _ask_hosts(inventory, limit, vault_password_file)
-        results, shortages = ([], refused) if refused else _plan_all(hosts, inventory, facts)
+        results, shortages = ([], refused) if refused else _plan_all(read, inventory, facts)
     except InventoryError as error:
         results, shortages = [], [str(problem) for problem in error.problems]
     except DataError as error:
@@ -97,11 +98,12 @@ def _ask_hosts(inventory: Path, limit: str | None, vault: Path | None) -> None:
 
 
 def _plan_all(
-    hosts: list[HostWords], inventory: Path, facts: str | None
+    read: Inventory, inventory: Path, facts: str | None
 ) -> tuple[list[Planned], list[str]]:
     """Every host's plan, and one line for each reason why a host cannot have one."""
     results, shortages = [], []
-    for host in hosts:
+    site = _site_of(read, inventory)
+    for host in read.hosts:
         known, origin = _facts_of(host.host, inventory, facts)
         words = host.check().words
         if words is None:
@@ -114,12 +116,23 @@ def _plan_all(
                 host.key_fingerprint(),
                 name=host.host,
                 secret_fingerprints=host.secret_fingerprints(),
+                site=site,
             )
         except PlanError as error:
             shortages += [f"{host.host}: {problem} [{origin}]" for problem in error.problems]
             continue
         results.append(Planned(plan, origin, differences(plan, known)))
     return results, shortages
+
+
+def _site_of(read: Inventory, inventory: Path) -> Site:
+    """The site's mirror host, as it last said of itself."""
+    mirror = read.site.mirror
+    if mirror is None:
+        return Site()
+    file = facts_file(str(inventory), mirror)
+    said = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Site(mirror=read.site.door, **said)
 
 
 def _facts_of(host: str, inventory: Path, given: str | None) -> tuple[HostFacts, str]:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_ansible.plan import engine, host, serving
+from vllm_ansible.plan import engine, host, install, serving
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.result import (
     GatewayPlan,
     HostPlan,
+    Installer,
     Key,
     Link,
     Managed,
     ManagedFile,
+    Needs,
     PlanError,
+    Upstream,
     canonical,
     plan_digest,
 )
+from vllm_ansible.plan.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vllm_ansible.data import Data
     from vllm_ansible.plan.facts import HostFacts
-    from vllm_ansible.plan.result import InstancePlan
+    from vllm_ansible.plan.result import InstancePlan, Miniconda, ModelSnapshot
     from vllm_ansible.schema import Words
 
 ROUTES = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
@@ -41,6 +45,7 @@ def plan_host(
     *,
     name: str = "",
     secret_fingerprints: Mapping[str, str] | None = None,
+    site: Site | None = None,
 ) -> HostPlan:
     """Decides everything for one host.
 
@@ -51,6 +56,7 @@ def plan_host(
         key_fingerprint: A fingerprint of the API key that the controller gives, if it gives one.
         name: The host's name in the inventory.
         secret_fingerprints: Fingerprints of secret values of instances' environments, by path.
+        site: What is known of the site around it; without one the host stands alone.
 
     Returns:
         The plan, with the reasons of its decisions.
@@ -58,12 +64,16 @@ def plan_host(
     Raises:
         PlanError: The host cannot take it; lists every shortage with its figures.
     """
-    context = Context(words=words, facts=facts, data=data)
+    context = Context(words=words, facts=facts, data=data, site=site or Site())
     device = engine.choose_device(context)
-    packages, torch_source, torch = engine.choose_packages(context, device)
-    release = engine.name_release(context, device, packages, torch_source, torch)
+    method = install.choose_method(context, device)
+    wheel = install.order_wheel(context, method)
+    compiled = wheel is not None
+    packages, torch_source, torch = engine.choose_packages(context, device, compiled=compiled)
+    release = engine.name_release(context, device, packages, torch_source, torch, wheel)
     models = serving.choose_models(context)
     instances = serving.choose_instances(context, device, models)
+    miniconda = engine.choose_miniconda(context)
     host.check_host(context, release, models, instances)
     if context.problems:
         raise PlanError(name, context.problems)
@@ -71,14 +81,17 @@ def plan_host(
         host=name,
         device=device,
         release=release,
-        miniconda=engine.choose_miniconda(context),
+        miniconda=miniconda,
         environment=engine.environment(release),
         packages=packages,
-        models=models,
+        wheel=wheel,
+        models=behind_mirror(context, models),
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
         apt=sorted(APT + (COMPILER if any(i.compile for i in words.instances) else [])),
-        managed=_managed(release.path, instances),
+        repository=_repository(context),
+        needs=_needs(context, miniconda, models),
+        managed=_managed(release.path, miniconda, instances),
         notices=context.notices,
         reasons=context.reasons,
     )
@@ -119,9 +132,46 @@ def _gateway(context: Context, fingerprint: str | None) -> GatewayPlan:
     )
 
 
-def _managed(release_path: str, instances: list[InstancePlan]) -> Managed:
+def _needs(context: Context, miniconda: Miniconda, models: list[ModelSnapshot]) -> Needs:
+    """What must come from outside the site, whoever fetches it."""
+    upstream = context.upstream
+    return Needs(
+        installer=Installer(
+            filename=miniconda.filename,
+            sha256=miniconda.sha256,
+            urls=[f"{url.rstrip('/')}/{miniconda.filename}" for url in upstream.miniconda],
+        ),
+        indexes=[Upstream(**one._asdict()) for one in upstream.indexes()],
+        channels=[Upstream(**one._asdict()) for one in upstream.channels()],
+        models=models,
+    )
+
+
+def behind_mirror(context: Context, models: list[ModelSnapshot]) -> list[ModelSnapshot]:
+    """The models with the site's mirror host as their source, if there is one."""
+    mirror = context.site.mirror
+    if mirror is None:
+        return models
+    base = f"http://{mirror}/models"
+    sources = {m.name: {"kind": "files", "url": f"{base}/{m.name}/{m.revision}/"} for m in models}
+    return [model.model_copy(update={"sources": [sources[model.name]]}) for model in models]
+
+
+def _repository(context: Context) -> str:
+    """The Debian repository that the mirror host has of a bundle for the host's distribution."""
+    facts = context.facts
+    major = facts.distribution_version.split(".")[0]
+    name = f"{facts.distribution.lower()}-{major}-{facts.architecture}"
+    if name not in context.site.repositories:
+        return ""
+    return f"http://{context.site.mirror}/apt/{name}/"
+
+
+def _managed(release_path: str, miniconda: Miniconda, instances: list[InstancePlan]) -> Managed:
     """What the roles leave on the host, for the receipt."""
+    pip = [ManagedFile(path="/etc/pip.conf", secret=False)] if miniconda.pip_conf else []
     files = [
+        *pip,
         ManagedFile(path="/opt/miniconda3/.condarc", secret=False),
         ManagedFile(path="/etc/systemd/system/nginx.service.d/vllm.conf", secret=False),
         ManagedFile(path="/etc/systemd/system/vllm@.service", secret=False),

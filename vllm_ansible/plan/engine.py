@@ -10,6 +10,7 @@ from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, 
 if TYPE_CHECKING:
     from vllm_ansible.data import CondaMirror, Device, TorchSource
     from vllm_ansible.plan.context import Context
+    from vllm_ansible.plan.result import WheelOrder
 
 MINICONDA = "/opt/miniconda3"
 RELEASES = "/opt/vllm/releases"
@@ -92,8 +93,16 @@ def _torch_source(context: Context, device: Device) -> TorchSource:
     return "default-index"
 
 
-def choose_packages(context: Context, device: Device) -> tuple[Packages, TorchSource, str]:
-    """Every requirement with its version, the indexes, and where torch comes from."""
+def choose_packages(
+    context: Context, device: Device, *, compiled: bool
+) -> tuple[Packages, TorchSource, str]:
+    """Every requirement with its version, the indexes, and where torch comes from.
+
+    Args:
+        context: The words, facts and data.
+        device: CPU or GPU.
+        compiled: The engine's own wheel is made at the site, so no index is asked for it.
+    """
     sources = context.sources.packages
     torch_source = _torch_source(context, device)
     lock = context.data.locks.get((context.version, device, context.python, torch_source))
@@ -107,7 +116,7 @@ def choose_packages(context: Context, device: Device) -> tuple[Packages, TorchSo
         requirements = lock.pins
         torch = next(r.split("==")[1] for r in lock.pins if r.startswith("torch=="))
     _flaws(context)
-    indexes = sources.engine_indexes if device == "cpu" else []
+    indexes = sources.engine_indexes if device == "cpu" and not compiled else []
     if torch_source == "cpu-index":
         indexes = [*indexes, *sources.torch_indexes]
     packages = Packages(
@@ -131,11 +140,14 @@ def _flaws(context: Context) -> None:
 
 
 def name_release(
-    context: Context, device: Device, packages: Packages, torch_source: TorchSource, torch: str
-) -> Release:
+    context: Context, device: Device, packages: Packages, torch_source: TorchSource, torch: str,
+    wheel: WheelOrder | None,
+) -> Release:  # fmt: skip
     """The release's id, from all that is in it."""
     conda = [f"python={context.python}", "pip"]
     parts = [context.python, packages.requirements, conda, device, context.facts.architecture]
+    # A compiled wheel and a fetched one of the same version are not the same engine.
+    parts += [wheel.key] if wheel else []
     identity = f"{context.version}-{device}-{canonical(parts)[:12]}"
     vllm = next(r.split("==")[1] for r in packages.requirements if r.startswith("vllm=="))
     return Release(

@@ -53,7 +53,10 @@ class Release(_Part):
 
 
 class Miniconda(_Part):
-    """The installer, its sources in order, and conda's configuration."""
+    """The installer, its sources in order, and what conda and pip are told.
+
+    `users` are those for whom `conda activate vllm` works.
+    """
 
     prefix: str
     version: str
@@ -61,6 +64,8 @@ class Miniconda(_Part):
     sha256: str
     urls: list[str]
     condarc: dict[str, Any]
+    pip_conf: dict[str, dict[str, str]]
+    users: list[str]
 
 
 class Environment(_Part):
@@ -83,6 +88,26 @@ class Packages(_Part):
     default_index: str | None
     find_links: list[str]
     uv: str
+
+
+class WheelOrder(_Part):
+    """The engine's wheel where it is compiled at the site.
+
+    Attributes:
+        key: Names everything that the wheel is made from; wheels of one key are exchangeable.
+        project: The distribution's name.
+        version: The version in the wheel's name, such as `0.31.0+cpu`.
+        python: The environment's Python.
+        architecture: The processor's.
+        glibc: The host's; the wheel must not want a newer one.
+    """
+
+    key: str
+    project: str = "vllm"
+    version: str
+    python: str
+    architecture: str
+    glibc: str | None
 
 
 class ModelSnapshot(_Part):
@@ -154,8 +179,36 @@ class Managed(_Part):
     units: list[str]
 
 
+class Installer(_Part):
+    """An installer that the site needs: its sources outside, in order."""
+
+    filename: str
+    sha256: str
+    urls: list[str]
+
+
+class Upstream(_Part):
+    """A package index or conda channel outside and the name by which a mirror host serves it."""
+
+    name: str
+    url: str
+
+
+class Needs(_Part):
+    """What a host needs from outside the site: what a mirror host fetches and a bundle carries."""
+
+    installer: Installer
+    indexes: list[Upstream]
+    channels: list[Upstream]
+    models: list[ModelSnapshot]
+
+
 class HostPlan(_Part):
-    """Every decision for one host."""
+    """Every decision for one host.
+
+    `repository` is the Debian repository at the mirror host that apt asks instead of its own, if
+    the mirror host holds one for the host's distribution.
+    """
 
     host: str
     plan_format: int = PLAN_FORMAT
@@ -165,10 +218,13 @@ class HostPlan(_Part):
     miniconda: Miniconda
     environment: Environment
     packages: Packages
+    wheel: WheelOrder | None
     models: list[ModelSnapshot]
     instances: list[InstancePlan]
     gateway: GatewayPlan
     apt: list[str]
+    repository: str
+    needs: Needs
     managed: Managed
     receipt: dict[str, Any] = Field(default_factory=dict)
     notices: list[str] = Field(default_factory=list)
@@ -196,7 +252,7 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
         mode="json",
         exclude={
             "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
-            "miniconda": {"urls"},
+            "needs": True, "repository": True, "wheel": {"glibc"}, "miniconda": {"urls"},
             "packages": {"hashes", "indexes", "default_index", "find_links"},
             "models": {"__all__": {"sources", "size_bytes"}},
             "instances": {"__all__": {"ready_timeout", "url"}},

@@ -35,12 +35,14 @@ class Resolved(BaseModel):
     packages: PackageMirror = PackageMirror()
     pip: dict[str, dict[str, str]] = Field(default_factory=dict)
     git: list[str] = Field(default_factory=list)
+    # What a mirror calls the engine's indexes; with vLLM's version where their address names it.
+    engine_name: str = "engine"
 
     def indexes(self) -> list[Named]:
         """The package indexes with the names under which a mirror serves them."""
         packages = self.packages
         found = [Named("default", packages.default_index or "")]
-        found += _numbered("engine", packages.engine_indexes)
+        found += _numbered(self.engine_name, packages.engine_indexes)
         return found + _numbered("torch", packages.torch_indexes)
 
     def channels(self) -> list[Named]:
@@ -78,7 +80,10 @@ def resolve(said: Sources, data: Data, version: str) -> Resolved:
     # `site` is what the servers see; the mirror host itself fetches as the default profile does.
     name = data.mirrors.default_profile if name == SITE else name
     profile = data.mirrors.profiles.get(name)
-    packages = _packages(profile, said, version)
+    packages = _packages(profile, said)
+    named = any("{version}" in url for url in packages.engine_indexes)
+    engines = [url.replace("{version}", version) for url in packages.engine_indexes]
+    packages = packages.model_copy(update={"engine_indexes": engines})
     pip = _pip(packages.default_index) if said.pip is None else said.pip
     return Resolved(
         miniconda=said.miniconda.mirrors or (profile.miniconda if profile else []),
@@ -86,15 +91,14 @@ def resolve(said: Sources, data: Data, version: str) -> Resolved:
         packages=packages,
         pip=pip,
         git=said.git if said.git is not None else profile.git if profile else [],
+        engine_name=f"engine-{version}" if named else "engine",
     )
 
 
-def _packages(profile: Profile | None, said: Sources, version: str) -> PackageMirror:
+def _packages(profile: Profile | None, said: Sources) -> PackageMirror:
     values: dict[str, Any] = profile.packages.model_dump() if profile else {}
     values |= {key: getattr(said.packages, key) for key in said.packages.model_fields_set}
-    values = {key: value for key, value in values.items() if value is not None}
-    engines = [url.replace("{version}", version) for url in values.get("engine_indexes", [])]
-    return PackageMirror(**{**values, "engine_indexes": engines})
+    return PackageMirror(**{key: value for key, value in values.items() if value is not None})
 
 
 def _pip(default_index: str | None) -> dict[str, dict[str, str]]:

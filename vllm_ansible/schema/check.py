@@ -18,9 +18,11 @@ from vllm_ansible.schema import problems as p
 from vllm_ansible.schema.words import (
     KEY_PATTERN,
     SECRET_NAME,
+    USER,
     Engine,
     Gateway,
     Instance,
+    Mirror,
     Model,
     Sources,
     Words,
@@ -31,16 +33,19 @@ if TYPE_CHECKING:
 
     from vllm_ansible.data import Data
 
-WORDS: dict[str, type[BaseModel]] = {
+WORDS: dict[str, Any] = {
+    "vllm_conda_users": None,
     "vllm_engine": Engine,
     "vllm_gateway": Gateway,
     "vllm_instances": Instance,
+    "vllm_mirror": Mirror,
     "vllm_models": Model,
     "vllm_sources": Sources,
 }
 # What the playbooks and the project's data themselves add to a host's variables.
 INTERNAL = (
-    "vllm_data_", "vllm_release_", "vllm_plan", "vllm_host", "vllm_receipt", "vllm_validated",
+    "vllm_build_", "vllm_data_", "vllm_release_", "vllm_plan", "vllm_host", "vllm_receipt",
+    "vllm_site", "vllm_validated",
 )  # fmt: skip
 OWNED_ARGUMENTS = {
     "api-key": "vllm_gateway.api_key",
@@ -125,12 +130,15 @@ def check_host(
         The words (None when anything is wrong) and every error found.
     """
     check = _Check(host, variables, sealed, data)
-    _names(check)
+    check.problems += check_names(host, variables)
     engine = check.parse(Engine, ["vllm_engine"], variables.get("vllm_engine", {}))
     sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
     gateway = check.parse(Gateway, ["vllm_gateway"], variables.get("vllm_gateway", {}))
     models = _models(check)
     instances = _instances(check, models)
+    # What it says is used by the mirror host's own plan; here only its words are looked at.
+    check.parse(Mirror, ["vllm_mirror"], variables.get("vllm_mirror", {}))
+    users = _users(check)
     if engine is not None:
         _engine(check, engine)
     if sources is not None:
@@ -144,20 +152,33 @@ def check_host(
     roles = variables.get("__role_variables__", {})
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
-        role_variables=roles,
+        conda_users=users, role_variables=roles,
     )  # fmt: skip
     return Checked(words, [])
 
 
-def _names(check: _Check) -> None:
+def check_names(host: str, variables: Mapping[str, Any]) -> list[p.Problem]:
     """Refuses top-level names that look like ours and are not."""
-    for name in check.variables:
+    found = []
+    for name in variables:
         if name in WORDS or name.startswith((*INTERNAL, "__")):
             continue
         close = difflib.get_close_matches(name, WORDS, n=1, cutoff=_MISSPELT)
         if name.startswith("vllm_") or close:
             allowed = f"no such variable, {p.suggestion(name, WORDS)}"
-            check.refuse([name], "this name", allowed)
+            found.append(p.Problem(host, name, "this name", p.masked(allowed)))
+    return found
+
+
+def _users(check: _Check) -> list[str]:
+    given = check.variables.get("vllm_conda_users", [])
+    if not isinstance(given, list):
+        check.refuse(["vllm_conda_users"], p.shown(given), "a list of users' names")
+        return []
+    for index, name in enumerate(given):
+        if not re.fullmatch(USER, str(name)):
+            check.refuse(["vllm_conda_users", index], p.shown(name), "a user's name on the host")
+    return [str(name) for name in given]
 
 
 def _models(check: _Check) -> dict[str, Model]:
@@ -244,6 +265,11 @@ def _engine(check: _Check, engine: Engine) -> None:
     if engine.device != "auto" and engine.device not in known.devices:
         allowed = f"auto or, for vLLM {version}, {', '.join(known.devices)}"
         check.refuse(["vllm_engine", "device"], p.shown(engine.device), allowed)
+    if engine.install == "source" and "cpu" not in known.devices:
+        allowed = f"auto or wheel: vLLM {version} is not built for CPU"
+        check.refuse(["vllm_engine", "install"], "'source'", allowed)
+    if engine.install == "source" and engine.device == "gpu":
+        check.refuse(["vllm_engine", "install"], "'source'", "auto or wheel, as device is gpu")
     flaws = [name for floor in versions.flaws(version) if floor.refused for name in floor.ids]
     if flaws and not engine.accept_vulnerable:
         floor = max((f.fixed_in for f in versions.flaws(version) if f.refused), key=Version)
@@ -256,6 +282,7 @@ def _engine(check: _Check, engine: Engine) -> None:
 
 def _sources(check: _Check, sources: Sources) -> None:
     profiles = check.data.mirrors.profiles
+    _onednn(check, sources)
     profile = sources.profile or check.data.mirrors.default_profile
     if profile != "custom" and profile not in profiles:
         allowed = p.suggestion(profile, [*profiles, "custom"])
@@ -273,6 +300,16 @@ def _sources(check: _Check, sources: Sources) -> None:
     if profile == "custom" and not sources.packages.engine_indexes:
         where = ["vllm_sources", "packages", "engine_indexes"]
         check.refuse(where, "nothing", "at least one URL, as the profile is custom")
+
+
+def _onednn(check: _Check, sources: Sources) -> None:
+    given, where = sources.onednn, ["vllm_sources", "onednn"]
+    if given.archive is not None and given.urls:
+        check.refuse(where, "archive and urls", "one of the two")
+    if given.urls and given.sha256 is None:
+        check.refuse([*where, "sha256"], "nothing", "the archive's sha256, as it is downloaded")
+    if given.archive is not None and not Path(given.archive).expanduser().is_file():
+        check.refuse([*where, "archive"], given.archive, "a readable file on the controller")
 
 
 def _gateway(check: _Check, gateway: Gateway) -> None:

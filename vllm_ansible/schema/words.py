@@ -27,6 +27,7 @@ NAME_HELP = "a small letter or digit, then up to 62 more of a-z 0-9 . _ -"
 SECRET_NAME = re.compile(
     r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|S$|_)|API_?KEY", re.IGNORECASE
 )
+USER = r"[a-z_][a-z0-9_-]{0,31}"
 KEY_PATTERN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 
 
@@ -72,7 +73,6 @@ Python = Annotated[str, BeforeValidator(_python), StringConstraints(pattern=r"^3
 Port = Annotated[int, Field(ge=1, le=65535)]
 ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 Route = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$")]
-UserName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -200,6 +200,6 @@ class Words(Word):
     sources: Sources = Sources()
     gateway: Gateway = Gateway()
     # The users of the host for whom `conda activate vllm` shall work.
-    conda_users: list[UserName] = Field(default_factory=list)
+    conda_users: list[str] = Field(default_factory=list)
     # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.
     role_variables: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""Action: asks the site's mirror host what it holds, and decides what it shall hold."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vllm_ansible.data import project_data
+from vllm_ansible.inventory import GROUP, read_host, read_site, remember_facts
+from vllm_ansible.plan import PlanError
+from vllm_ansible.plan.mirror import plan_mirror
+from vllm_ansible.plan.probe import probe_urls
+from vllm_ansible.plan.result import Needs
+
+display = Display()
+_STATES = ("asked", "planned")
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """`state: asked` returns `mirror`, what the host holds and reaches; `planned` returns `plan`.
+
+    The first is delegated to the mirror host before the servers' plans are made; the second runs on
+    it afterwards and merges what the servers of this run need. Neither changes anything.
+    """
+
+    _VALID_ARGS = frozenset(("state",))
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Asks or decides; fails with every reason why the servers cannot share one mirror host."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        state = self._task.args.get("state", "planned")
+        if state not in _STATES:
+            return result | {"failed": True, "msg": f"state: {state!r}; allowed: asked, planned"}
+        site = read_site(variables["groups"], variables["hostvars"], self._loader)
+        if site.mirror is None:
+            return result | {"changed": False, "mirror": {}, "plan": None}
+        if state == "asked":
+            return result | self._asked(site.mirror, site.words.root, variables)
+        hostvars = variables["hostvars"]
+        plans = {h: hostvars[h].get("vllm_plan") for h in variables["groups"].get(GROUP, [])}
+        needs = {h: Needs.model_validate(dict(plan["needs"])) for h, plan in plans.items() if plan}
+        if not needs:
+            display.display(f"{site.mirror}: no server is in this run, so it is left as it is")
+            return result | {"changed": False, "plan": None}
+        try:
+            plan = plan_mirror(site.mirror, site.words, site.address, needs)
+        except PlanError as error:
+            return result | {"failed": True, "msg": str(error)}
+        return result | {"changed": False, "plan": plan.model_dump(mode="json")}
+
+    def _asked(self, host: str, root: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """What the mirror host says of itself, on the way to the servers' plans."""
+        urls: set[str] = set()
+        for server in variables["groups"].get(GROUP, []):
+            words = read_host(server, variables["hostvars"], self._loader).check().words
+            urls |= set(probe_urls(words, project_data())) if words else set()
+        arguments = {"root": root, "probe_urls": sorted(urls)}
+        answer = self._execute_module("mirror_facts", module_args=arguments, task_vars=variables)
+        if answer.get("failed"):
+            return dict(answer)
+        found = dict(answer["mirror"])
+        remember_facts(variables.get("ansible_inventory_sources"), host, found, display.warning)
+        return {"changed": False, "mirror": found}

@@ -1,0 +1,93 @@
+"""The mirror host's plan: what its servers need, fetched once for all of them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from vllm_ansible.plan.result import ModelSnapshot, PlanError, Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vllm_ansible.plan.result import Needs
+    from vllm_ansible.schema import Mirror
+
+
+class Artifact(BaseModel):
+    """A file that the mirror host keeps, below its store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    sha256: str
+    urls: list[str]
+
+
+class MirrorPlan(BaseModel):
+    """Everything that the role `mirror` is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: list[str]
+    port: int
+    root: str
+    max_gib: int
+    indexes: list[Upstream]
+    channels: list[Upstream]
+    artifacts: list[Artifact]
+    snapshots: list[ModelSnapshot]
+
+
+def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Needs]) -> MirrorPlan:
+    """Puts together what the servers behind one mirror host need.
+
+    Args:
+        host: The mirror host's name, for errors.
+        words: `vllm_mirror`.
+        address: Where the servers reach it.
+        needs: What each server needs from outside, by its name.
+
+    Raises:
+        PlanError: Servers want different things under one name.
+    """
+    problems: list[str] = []
+    indexes = _merged(needs, "indexes", problems)
+    channels = _merged(needs, "channels", problems)
+    if problems:
+        raise PlanError(host, problems)
+    installers = {one.installer.filename: one.installer for one in needs.values()}
+    snapshots = {(m.name, m.revision): m for one in needs.values() for m in one.models}
+    return MirrorPlan(
+        listen=[address],
+        port=words.port,
+        root=words.root,
+        max_gib=words.max_gib,
+        indexes=indexes,
+        channels=channels,
+        artifacts=[
+            Artifact(path=f"installers/{name}", sha256=one.sha256, urls=one.urls)
+            for name, one in sorted(installers.items())
+        ],
+        snapshots=[
+            model.model_copy(update={"path": f"{words.root}/models/{name}/{revision}"})
+            for (name, revision), model in sorted(snapshots.items())
+        ],
+    )
+
+
+def _merged(needs: Mapping[str, Needs], kind: str, problems: list[str]) -> list[Upstream]:
+    """Each upstream once; a problem where two servers mean different ones by one name."""
+    found: dict[str, tuple[str, Upstream]] = {}
+    for host, one in sorted(needs.items()):
+        upstreams: Iterable[Upstream] = getattr(one, kind)
+        for upstream in upstreams:
+            first, known = found.setdefault(upstream.name, (host, upstream))
+            if known.url != upstream.url:
+                problems.append(
+                    f"vllm_sources of {first} and {host} name different {kind} as "
+                    f"{upstream.name} ({known.url or 'default'}, {upstream.url or 'default'}): "
+                    f"the servers behind one mirror host share their sources"
+                )
+    return [upstream for _, (_, upstream) in sorted(found.items())]
