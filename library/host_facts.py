@@ -70,10 +70,6 @@ import os
 import platform
 import re
 import shutil
-import threading
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +77,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_files import free_bytes, read_json_object
 from ansible.module_utils.vllm_process import run
-from ansible.module_utils.vllm_urls import refuse_credentials, tls_context
+from ansible.module_utils.vllm_urls import ask_all, refuse_credentials
 
 # The names that Ansible itself uses, for the systems whose os-release spells them another way.
 DISTRIBUTIONS = {
@@ -207,34 +203,6 @@ def parse_gpus(text: str) -> dict[str, Any]:
         )
     error = None if found else f"nvidia-smi lists no GPU: {text.strip()[:200]!r}"
     return {"gpus": found, "gpu_driver": driver, "gpu_error": error}
-
-
-def ask(url: str, timeout: float) -> str | None:
-    """Return None when a GET of the URL is answered, else the reason."""
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vllm-ansible"})  # noqa: S310 - the inventory's URL
-        with urllib.request.urlopen(request, timeout=timeout, context=tls_context()):  # noqa: S310
-            return None
-    except urllib.error.HTTPError as error:
-        return f"status {error.code}"
-    except Exception as error:  # noqa: BLE001 - whatever it is, the URL did not answer
-        return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-def ask_all(urls: list[str], timeout: float) -> dict[str, str | None]:
-    """Ask all URLs at once; one that hangs, in DNS too, costs no more than the bound."""
-    found: dict[str, str | None] = dict.fromkeys(urls, f"no answer within {timeout:g} s")
-
-    def one(url: str) -> None:
-        found[url] = ask(url, timeout)
-
-    threads = [threading.Thread(target=one, args=(url,), daemon=True) for url in found]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout + 0.5
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(found)
 
 
 def receipt(path: Path) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -35,3 +39,31 @@ def tls_context() -> ssl.SSLContext:
     if bundle:
         context.load_verify_locations(cafile=bundle)
     return context
+
+
+def ask(url: str, timeout: float) -> str | None:
+    """Return None when a GET of the URL is answered, else the reason."""
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "vllm-ansible"})  # noqa: S310 - the inventory's URL
+        with urllib.request.urlopen(request, timeout=timeout, context=tls_context()):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}"
+    except Exception as error:  # noqa: BLE001 - whatever it is, the URL did not answer
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def ask_all(urls: list[str], timeout: float) -> dict[str, str | None]:
+    """Ask all URLs at once; one that hangs, in DNS too, costs no more than the bound."""
+    found: dict[str, str | None] = dict.fromkeys(urls, f"no answer within {timeout:g} s")
+
+    def one(url: str) -> None:
+        found[url] = ask(url, timeout)
+
+    threads = [threading.Thread(target=one, args=(url,), daemon=True) for url in found]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout + 0.5
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(found)
