@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_ansible.plan import engine, host, serving
+from vllm_ansible.plan import engine, gpu, host, serving
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.result import (
     GatewayPlan,
@@ -59,7 +59,7 @@ def plan_host(
         PlanError: The host cannot take it; lists every shortage with its figures.
     """
     context = Context(words=words, facts=facts, data=data)
-    device = engine.choose_device(context)
+    device = gpu.choose_device(context)
     packages, torch_source, torch = engine.choose_packages(context, device)
     release = engine.name_release(context, device, packages, torch_source, torch)
     models = serving.choose_models(context)
@@ -132,6 +132,9 @@ def _managed(release_path: str, instances: list[InstancePlan]) -> Managed:
     for one in instances:
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
+        if one.drop_in:
+            drop_in = f"/etc/systemd/system/{one.unit}.d/vllm.conf"
+            files.append(ManagedFile(path=drop_in, secret=False))
     return Managed(
         files=files,
         links=[Link(path="/opt/vllm/current", target=release_path)],
