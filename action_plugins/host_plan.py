@@ -81,7 +81,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _site(self, variables: dict[str, Any]) -> Site:
         """What is known of the site around the host."""
         words = read_site(variables["groups"], variables["hostvars"], self._loader)
-        return Site(mirror=words.door, **dict(self._task.args.get("mirror") or {}))
+        return Site.of(words.door, self._task.args.get("mirror") or {})
 
 
 def _unlocked(host: str, notices: list[str]) -> str:

@@ -23,7 +23,7 @@ _STATES = ("asked", "planned")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """`state: asked` returns `mirror`, what the host holds and reaches; `planned` returns `plan`.
+    """`state: asked` returns `mirror`, the host's facts; `planned` returns `plan`.
 
     The first is delegated to the mirror host before the servers' plans are made; the second runs on
     it afterwards and merges what the servers of this run need. Neither changes anything.
@@ -63,10 +63,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for server in variables["groups"].get(GROUP, []):
             words = read_host(server, variables["hostvars"], self._loader).check().words
             urls |= set(probe_urls(words, project_data())) if words else set()
-        arguments = {"root": root, "probe_urls": sorted(urls)}
+        arguments = {"root": root, "urls": sorted(urls)}
         answer = self._execute_module("mirror_facts", module_args=arguments, task_vars=variables)
         if answer.get("failed"):
             return dict(answer)
-        found = dict(answer["mirror"])
+        found = dict(answer["facts"])
         remember_facts(variables.get("ansible_inventory_sources"), host, found, display.warning)
         return {"changed": False, "mirror": found}

@@ -64,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if answer.get("failed"):
             return dict(answer)
         facts = HostFacts.model_validate(answer["facts"])
-        around = Site(mirror=site.door, **_said(variables))
+        around = Site.of(site.door, _said(variables))
         builds: list[BuildPlan] = []
         problems: list[str] = []
         for waiting in mine.values():
@@ -144,7 +144,7 @@ def _said(variables: dict[str, Any]) -> dict[str, Any]:
 def _mirrored(variables: dict[str, Any]) -> list[Kept]:
     """The mirror host's wheels."""
     found = []
-    for path, sha256 in sorted((_said(variables).get("wheels") or {}).items()):
+    for path, sha256 in sorted(Site.of(None, _said(variables)).wheels.items()):
         _, key, filename = path.rsplit("/", 2)
         found.append(Kept(key, filename, sha256))
     return found

@@ -157,6 +157,18 @@ def test_debian_s_packages_come_from_the_mirror_host_if_a_bundle_brought_this_re
     assert planned(other).repository == ""
 
 
+def test_what_the_mirror_host_holds_is_read_off_its_manifest():
+    paths = (
+        "installers/m.sh", "pypi/torch/torch/torch-1.whl", "apt/debian-12-x86_64/a.deb",
+        "wheels/k/vllm-1.whl",
+    )  # fmt: skip
+    files = {path: {"size": 1, "sha256": "a" * 64} for path in paths}
+    said = Site.of(DOOR, {"files": files, "reachable": {"https://a.example": True}})
+    assert (said.indexes, said.repositories) == (["torch"], ["debian-12-x86_64"])
+    assert said.wheels == {"wheels/k/vllm-1.whl": "a" * 64}
+    assert said.answers == {"https://a.example": True}
+
+
 # -- what the mirror host is to hold ----------------------------------------------------------
 
 

@@ -132,7 +132,7 @@ def _site_of(read: Inventory, inventory: Path) -> Site:
         return Site()
     file = facts_file(str(inventory), mirror)
     said = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return Site(mirror=read.site.door, **said)
+    return Site.of(read.site.door, said)
 
 
 def _facts_of(host: str, inventory: Path, given: str | None) -> tuple[HostFacts, str]:

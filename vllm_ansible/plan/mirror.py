@@ -38,6 +38,8 @@ class MirrorPlan(BaseModel):
     channels: list[Upstream]
     artifacts: list[Artifact]
     snapshots: list[ModelSnapshot]
+    # Where the mirror host's own tools come from; empty means the client's own index.
+    tools_index: str
 
 
 def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Needs]) -> MirrorPlan:
@@ -74,6 +76,7 @@ def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Need
             model.model_copy(update={"path": f"{words.root}/models/{name}/{revision}"})
             for (name, revision), model in sorted(snapshots.items())
         ],
+        tools_index=next((one.url for one in indexes if one.name == "default"), ""),
     )
 
 
