@@ -23,6 +23,11 @@ options:
     type: int
     required: false
     default: 5
+  gpu_timeout:
+    description: Seconds after which a call of nvidia-smi is given up; a broken driver hangs.
+    type: int
+    required: false
+    default: 30
   receipt_path:
     description: File of the receipt that the last run left.
     type: path
@@ -57,9 +62,10 @@ facts:
   description: >-
     architecture, distribution, distribution_version, glibc, python, systemd (number or null),
     container, cores (usable ones), numa_nodes, cpu_flags, memory_mib, memory_available_mib,
-    disk_free_mib (MiB by path), gpus (name, uuid, memory_mib, compute_capability, mig), gpu_driver,
-    gpu_error, reachable (by URL), unreachable (reason by URL), receipt (object or null),
-    receipt_error.
+    disk_free_mib (MiB by path), gpus (name, uuid, memory_mib, compute_capability, mig, and MIG's
+    slices with name, uuid, index and memory_mib), gpu_driver, gpu_error (why GPUs that may be there
+    cannot be asked), nvidia_devices (NVIDIA's display devices on the PCI bus), reachable (by URL),
+    unreachable (reason by URL), receipt (object or null), receipt_error.
   returned: always
   type: dict
   sample: {"architecture": "x86_64", "cores": 2, "glibc": "2.36", "memory_mib": 24000}
@@ -114,6 +120,12 @@ CPU_FLAGS = [
     "sve",
     "sve2",
 ]
+GPU_FORMAT = ("--format=csv,noheader,nounits",)
+PCI = Path("/sys/bus/pci/devices")
+PCI_FILES = ("vendor", "device", "class")
+NVIDIA = "0x10de"
+# PCI's class of displays: VGA (0x0300) and, for cards without an outlet, 3D controllers (0x0302).
+DISPLAY = "0x03"
 GPU_FIELDS = ("name", "memory.total", "compute_cap", "mig.mode.current", "driver_version", "uuid")
 
 
@@ -168,19 +180,53 @@ def memory_mib(meminfo: str, word: str) -> int:
     return int(match.group(1)) // 1024 if match else 0
 
 
-def gpus() -> dict[str, Any]:
-    """Return the GPUs that nvidia-smi lists, their driver, and why the list could not be had."""
+def gpus(timeout: float) -> dict[str, Any]:
+    """Return the GPUs that nvidia-smi lists, their driver, and why the list could not be had.
+
+    Args:
+        timeout: seconds for each call.
+    """
     none: dict[str, Any] = {"gpus": [], "gpu_driver": None, "gpu_error": None}
     if shutil.which("nvidia-smi") is None:
         return none
-    argv = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        result = run(argv, timeout=30)
+        text = ask_driver([f"--query-gpu={','.join(GPU_FIELDS)}", *GPU_FORMAT], timeout)
+        found = parse_gpus(text)
+        if any(gpu["mig"] for gpu in found["gpus"]):
+            add_slices(found["gpus"], ask_driver(["-L"], timeout))
     except HostError as error:
-        return {**none, "gpu_error": str(error)}
-    if result.status != 0:
-        return {**none, "gpu_error": result.tail(5) or f"nvidia-smi ended with {result.status}"}
-    return parse_gpus(result.output)
+        return {**none, "gpu_error": error.message}
+    return found
+
+
+def ask_driver(words: list[str], timeout: float) -> str:
+    """Return what nvidia-smi answers.
+
+    It runs in a thread: one that waits in a broken driver's system call cannot be ended, and must
+    not keep this module from ending.
+
+    Raises:
+        HostError: it failed, or did not end in time.
+    """
+    answer: list[Any] = []
+
+    def call() -> None:
+        try:
+            answer.append(run(["nvidia-smi", *words], timeout=timeout))
+        except HostError as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout + 2)
+    if not answer:
+        raise HostError(f"nvidia-smi hangs in the driver for over {timeout:g} s: reboot the host")
+    if isinstance(answer[0], HostError):
+        raise answer[0]
+    if answer[0].status != 0:
+        status = f"nvidia-smi ended with {answer[0].status}"
+        raise HostError(answer[0].tail(5) or status)
+    return str(answer[0].output)
 
 
 def parse_gpus(text: str) -> dict[str, Any]:
@@ -199,10 +245,51 @@ def parse_gpus(text: str) -> dict[str, Any]:
                 "memory_mib": int(memory) if memory.isdigit() else None,
                 "compute_capability": capability,
                 "mig": mig == "Enabled",
+                "slices": [],
             }
         )
     error = None if found else f"nvidia-smi lists no GPU: {text.strip()[:200]!r}"
     return {"gpus": found, "gpu_driver": driver, "gpu_error": error}
+
+
+def add_slices(found: list[dict[str, Any]], text: str) -> None:
+    """Add the MIG slices that `nvidia-smi -L` lists below each GPU."""
+    slices: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        gpu = re.match(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)", line)
+        if gpu:
+            slices = next((one["slices"] for one in found if one["uuid"] == gpu.group(1)), [])
+            continue
+        mig = re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[^)]+)\)", line)
+        if mig:
+            name, index, uuid = mig.groups()
+            size = slice_mib(name)
+            one = {"name": name, "uuid": uuid, "index": int(index), "memory_mib": size}
+            slices.append(one)
+
+
+def slice_mib(name: str) -> int:
+    """Return the MiB of a slice such as 1g.10gb, rounded down.
+
+    The name rounds up: 1g.5gb, 1g.10gb and 1g.18gb have 4864, 9728 and 16384 MiB (nvidia-smi mig
+    -lgip), 0.89 to 0.97 of the GB that they are called after.
+    """
+    match = re.search(r"(\d+)gb", name)
+    return int(int(match.group(1)) * 1024 * 0.885) if match else 0
+
+
+def nvidia_devices(root: Path = PCI) -> list[str]:
+    """Return NVIDIA's display devices on the PCI bus, with or without a driver."""
+    found = []
+    for device in sorted(root.glob("*")):
+        try:
+            words = [(device / name).read_text("utf-8").strip() for name in PCI_FILES]
+        except OSError:
+            continue
+        vendor, number, kind = words
+        if vendor == NVIDIA and kind.startswith(DISPLAY):
+            found.append(f"10de:{number[2:]} at {device.name}")
+    return found
 
 
 def receipt(path: Path) -> dict[str, Any]:
@@ -235,7 +322,8 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         "memory_mib": memory_mib(meminfo, "MemTotal"),
         "memory_available_mib": memory_mib(meminfo, "MemAvailable"),
         "disk_free_mib": {path: free_bytes(Path(path)) >> 20 for path in params["disk_paths"]},
-        **gpus(),
+        **gpus(params["gpu_timeout"]),
+        "nvidia_devices": nvidia_devices(),
         "reachable": {url: reason is None for url, reason in answers.items()},
         "unreachable": {url: reason for url, reason in answers.items() if reason},
         **receipt(Path(params["receipt_path"])),
@@ -248,6 +336,7 @@ def main() -> None:
         argument_spec={
             "probe_urls": {"type": "list", "elements": "str", "default": []},
             "probe_timeout": {"type": "int", "default": 5},
+            "gpu_timeout": {"type": "int", "default": 30},
             "receipt_path": {"type": "path", "default": "/var/lib/vllm/receipt.json"},
             "disk_paths": {"type": "list", "elements": "path", "default": ["/opt", "/srv", "/var"]},
         },

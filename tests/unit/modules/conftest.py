@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,6 +60,18 @@ class ModuleRunner:
         result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
         assert bool(result.get("failed")) == fails, json.dumps(result, indent=2)
         return result
+
+
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the library."""
+    shared = [*ansible.module_utils.__path__, str(ROOT / "module_utils")]
+    monkeypatch.setattr(ansible.module_utils, "__path__", shared)
+    spec = importlib.util.spec_from_file_location(f"library_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from tests.unit.modules.conftest import ModuleRunner, write_program
+import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.unit.modules.conftest import ROOT, ModuleRunner, load, write_program
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -77,23 +76,36 @@ def test_the_receipt_is_read_and_a_damaged_one_is_told(
     assert str(receipt) in facts["receipt_error"]
 
 
-def test_gpus_are_listed_as_nvidia_smi_tells_them(module: ModuleRunner, programs: Path) -> None:
-    # Written after nvidia-smi's manual; the second is a GPU that shares the host's memory.
-    write_program(
-        programs / "nvidia-smi",
-        "#!/bin/sh\ncat <<'END'\n"
-        "NVIDIA H200, 143771, 9.0, Disabled, 580.65.06, GPU-1\n"
-        "NVIDIA GB10, [N/A], 12.1, [N/A], 580.65.06, GPU-2\nEND\n",
-    )
-    facts = module()["facts"]
-    assert facts["gpu_driver"] == "580.65.06"
-    assert facts["gpu_error"] is None
-    first, second = facts["gpus"]
-    assert first["name"] == "NVIDIA H200"
-    assert first["memory_mib"] == 143771
-    assert first["compute_capability"] == "9.0"
-    assert not first["mig"]
-    assert second["memory_mib"] is None
+RECORDS = Path(__file__).parents[1] / "nvidia-smi"
+FACTS = Path(__file__).parents[1] / "facts"
+
+
+@pytest.fixture
+def nvidia_smi(programs: Path) -> Path:
+    """Put the stand-in of nvidia-smi first on PATH."""
+    source = Path(__file__).parents[2] / "standins" / "nvidia-smi"
+    return write_program(programs / "nvidia-smi", source.read_text("utf-8"))
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+@pytest.mark.parametrize("record", sorted(path.parent.name for path in RECORDS.glob("*/query.csv")))
+def test_gpus_and_their_slices_are_those_that_the_plans_tables_use(
+    module: ModuleRunner, record: str
+) -> None:
+    told = module(env={"NVIDIA_SMI_RECORD": str(RECORDS / record)})["facts"]
+    expected = json.loads((FACTS / f"gpu-{record}.json").read_text("utf-8"))
+    for name in ("gpus", "gpu_driver", "gpu_error"):
+        assert told[name] == expected[name], name
+
+
+def test_a_gpu_that_shares_the_hosts_memory_has_no_figure(
+    module: ModuleRunner, programs: Path
+) -> None:
+    line = "NVIDIA GB10, [N/A], 12.1, [N/A], 580.65.06, GPU-2"
+    write_program(programs / "nvidia-smi", f"#!/bin/sh\necho '{line}'\n")
+    (gpu,) = module()["facts"]["gpus"]
+    assert gpu["memory_mib"] is None
+    assert gpu["compute_capability"] == "12.1"
 
 
 def test_a_driver_that_fails_is_told(module: ModuleRunner, programs: Path) -> None:
@@ -102,3 +114,42 @@ def test_a_driver_that_fails_is_told(module: ModuleRunner, programs: Path) -> No
     assert facts["gpus"] == []
     assert facts["gpu_driver"] is None
     assert "no driver is loaded" in facts["gpu_error"]
+
+
+def test_a_driver_that_hangs_is_told_in_time(module: ModuleRunner, programs: Path) -> None:
+    write_program(programs / "nvidia-smi", "#!/bin/sh\nexec sleep 60\n")
+    began = time.monotonic()
+    facts = module(gpu_timeout=1)["facts"]
+    assert time.monotonic() - began < 10
+    assert facts["gpus"] == []
+    assert "within 1 s" in facts["gpu_error"]
+
+
+def test_nvidia_smi_that_never_returns_to_the_module_does_not_hold_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A process in a driver's system call outlives SIGKILL, and whoever waits for it waits for ever.
+    facts = load(ROOT / "library" / "host_facts.py", monkeypatch)
+    monkeypatch.setattr(facts, "run", lambda *_, **__: time.sleep(60))
+    with pytest.raises(facts.HostError, match="reboot"):
+        facts.ask_driver(["-L"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "found"),
+    [
+        ("0x10de", "0x030200", ["10de:2335 at 0000:18:00.0"]),
+        ("0x10de", "0x030000", ["10de:2335 at 0000:18:00.0"]),
+        ("0x10de", "0x040300", []),  # the sound of a graphics card
+        ("0x1234", "0x030000", []),
+    ],
+)
+def test_a_gpu_without_a_driver_is_seen_on_the_bus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, kind: str, found: list[str]
+) -> None:
+    device = tmp_path / "0000:18:00.0"
+    device.mkdir()
+    for name, word in (("vendor", vendor), ("device", "0x2335"), ("class", kind)):
+        (device / name).write_text(f"{word}\n")
+    facts = load(ROOT / "library" / "host_facts.py", monkeypatch)
+    assert facts.nvidia_devices(tmp_path) == found

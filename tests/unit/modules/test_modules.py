@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 import yaml
 from ansible.module_utils import basic
 
-from tests.unit.modules.conftest import BOOTSTRAP, ROOT
+from tests.unit.modules.conftest import BOOTSTRAP, ROOT, load
 
 MODULES = sorted((ROOT / "library").glob("*.py"))
 SHARED = sorted((ROOT / "module_utils").glob("*.py"))
@@ -26,18 +24,6 @@ FILE_OPTIONS = set(basic.FILE_COMMON_ARGUMENTS)
 
 class CapturedError(Exception):
     """Carries a module's argument specification out of its main()."""
-
-
-def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of the library."""
-    shared = [*ansible.module_utils.__path__, str(ROOT / "module_utils")]
-    monkeypatch.setattr(ansible.module_utils, "__path__", shared)
-    spec = importlib.util.spec_from_file_location(f"library_{path.stem}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def compare(documented: dict[str, Any], declared: dict[str, Any]) -> None:
