@@ -76,6 +76,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 

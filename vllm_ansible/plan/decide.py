@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_ansible.plan import engine, host, install, serving
+from vllm_ansible.plan import engine, gpu, host, install, serving
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.result import (
     GatewayPlan,
@@ -65,7 +65,7 @@ def plan_host(
         PlanError: The host cannot take it; lists every shortage with its figures.
     """
     context = Context(words=words, facts=facts, data=data, site=site or Site())
-    device = engine.choose_device(context)
+    device = gpu.choose_device(context)
     method = install.choose_method(context, device)
     wheel = install.order_wheel(context, method)
     compiled = wheel is not None
@@ -182,6 +182,9 @@ def _managed(release_path: str, miniconda: Miniconda, instances: list[InstancePl
     for one in instances:
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
+        if one.drop_in:
+            drop_in = f"/etc/systemd/system/{one.unit}.d/vllm.conf"
+            files.append(ManagedFile(path=drop_in, secret=False))
     return Managed(
         files=files,
         links=[Link(path="/opt/vllm/current", target=release_path)],

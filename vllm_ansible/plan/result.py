@@ -126,7 +126,11 @@ class ModelSnapshot(_Part):
 
 
 class InstancePlan(_Part):
-    """One service. `config` is the YAML of `vllm serve --config`."""
+    """One service. `config` is the YAML of `vllm serve --config`.
+
+    The engine listens on `socket` or, where its version has none, on `address` (127.0.0.1:PORT).
+    `drop_in` holds the lines of its unit's section [Service] that differ from the template.
+    """
 
     name: str
     unit: str
@@ -136,6 +140,8 @@ class InstancePlan(_Part):
     url: str
     served_names: list[str]
     socket: str | None
+    address: str | None
+    drop_in: list[str]
     config: dict[str, Any]
     environment: dict[str, str]
     secret_names: list[str]
