@@ -76,11 +76,28 @@ class FlagSpan(_Data):
     until: str | None = None
 
 
-class DriverFloor(_Data):
-    """The oldest NVIDIA driver branch for GPU wheels from a vLLM version on."""
+class GpuFloor(_Data):
+    """What the GPU wheels from a vLLM version on ask of a host.
+
+    Attributes:
+        vllm_from: The first version that this holds for; it holds up to the next entry's.
+        cuda: The CUDA that they are built for.
+        driver: The oldest branch of the NVIDIA driver.
+        compute_capability: The oldest GPU, in NVIDIA's numbers.
+        newest_capability: The newest major number that they have kernels for, where it is bounded.
+        glibc: The oldest C library, where the wheel's tag says so.
+        memory_share: The share of a GPU's memory that an engine takes unless it is told otherwise.
+        uuids: Whether the engine understands a GPU's UUID in CUDA_VISIBLE_DEVICES.
+    """
 
     vllm_from: str
+    cuda: str
     driver: int
+    compute_capability: str
+    newest_capability: int | None = None
+    glibc: str | None = None
+    memory_share: float = Field(gt=0, le=1)
+    uuids: bool
 
 
 class CpuWheels(_Data):
@@ -121,7 +138,8 @@ class Versions(_Data):
     build_needs: list[str]
     build_tools: list[str]
     flags: dict[str, FlagSpan]
-    gpu_driver_floors: list[DriverFloor]
+    gpu_floors: list[GpuFloor]
+    config_file_since: str
     uv: str
     default_miniconda: str
     miniconda: dict[str, dict[str, Sha256]]
@@ -144,12 +162,14 @@ class Versions(_Data):
         since = span.since is None or Version(version) >= Version(span.since)
         return since and (span.until is None or Version(version) < Version(span.until))
 
-    def driver_floor(self, version: str) -> int | None:
-        """The oldest driver branch that a version's GPU wheel runs on, where one is known."""
-        floors = [
-            f.driver for f in self.gpu_driver_floors if Version(version) >= Version(f.vllm_from)
-        ]
-        return max(floors, default=None)
+    def gpu_floor(self, version: str) -> GpuFloor:
+        """What a vLLM version's GPU wheel asks of a host."""
+        below = [f for f in self.gpu_floors if Version(version) >= Version(f.vllm_from)]
+        return max(below or self.gpu_floors[:1], key=lambda floor: Version(floor.vllm_from))
+
+    def has_config_file(self, version: str) -> bool:
+        """Whether `vllm serve` of a version takes all that we say from its `--config` file."""
+        return Version(version) >= Version(self.config_file_since)
 
 
 class CondaMirror(_Data):

@@ -40,6 +40,9 @@ def test_vllm_versions_and_floors_go_up():
     assert list(data.vllm) == sorted(data.vllm, key=key)
     floors = [floor.fixed_in for floor in data.security_floors]
     assert floors == sorted(floors, key=key)
+    gpus = [floor.vllm_from for floor in data.gpu_floors]
+    assert gpus == sorted(gpus, key=key)
+    assert gpus[0] == next(iter(data.vllm))
 
 
 def test_the_defaults_are_among_what_is_known_and_locked():

@@ -42,35 +42,8 @@ def sized(mib: int) -> dict[str, Any]:
     return {"m": {"revision": "b" * 40, "sources": [source], "files": files}}
 
 
-DEVICES = [
-    # facts, asked, decided, words of the reason
-    ("cpu-2-cores-avx2", "auto", "cpu", "no NVIDIA GPU"),
-    ("cpu-16-cores-avx512", "cpu", "cpu", "asks for it"),
-    ("gpu-h200", "auto", "gpu", "NVIDIA H200 with driver 580.95.05"),
-    ("gpu-h200", "cpu", "cpu", "asks for it"),
-    ("gpu-t4", "auto", "gpu", "Tesla T4"),
-    ("gpu-two-a100", "gpu", "gpu", "asks for it"),
-    ("gpu-driver-too-old", "auto", "cpu", "driver 535.183.01 is too old"),
-    ("gpu-no-driver", "auto", "cpu", "no NVIDIA driver"),
-]
-
-
-@pytest.mark.parametrize(("record", "asked", "device", "why"), DEVICES)
-def test_the_device(record, asked, device, why):
-    made = plan(facts(record), vllm_engine={"device": asked})
-    assert made.device == device
-    assert why in next(reason.why for reason in made.reasons if reason.subject == "device")
-
-
-def test_a_gpu_that_cannot_be_used_is_said_so():
-    assert any("needs branch 580" in n for n in plan(facts("gpu-driver-too-old")).notices)
-
-
 SHORTAGES = [
     # facts, what differs in them, words, what the error says
-    ("cpu-2-cores-avx2", {}, {"vllm_engine": {"device": "gpu"}}, "no NVIDIA GPU"),
-    ("gpu-driver-too-old", {}, {"vllm_engine": {"device": "gpu"}}, "needs branch 580 or newer"),
-    ("gpu-no-driver", {}, {"vllm_engine": {"device": "gpu"}}, "no NVIDIA driver"),
     ("cpu-2-cores-avx2", {"cpu_flags": ["sse4_2"]}, {}, "no AVX2"),
     ("cpu-2-cores-avx2", {"glibc": "2.27"}, {}, "glibc 2.27"),
     ("cpu-2-cores-avx2", {"systemd": 219}, {}, "systemd 219"),
@@ -214,25 +187,6 @@ def test_compiling_is_asked_for_and_brings_its_compiler(compiled, packages):
     made = plan(vllm_instances=[{**ONE, "compile": compiled}])
     assert ("enforce-eager" not in made.instances[0].config) == compiled
     assert ("g++" in made.apt) == packages
-
-
-@pytest.mark.parametrize(
-    ("record", "asked", "dtype"),
-    [
-        ("gpu-t4", "auto", "half"),
-        ("gpu-t4", "float32", "float32"),
-        ("gpu-h200", "auto", "auto"),
-        ("cpu-2-cores-avx2", "auto", "auto"),
-    ],
-)
-def test_the_number_format_is_one_that_the_device_has(record, asked, dtype):
-    made = plan(facts(record), vllm_instances=[{**ONE, "dtype": asked}])
-    assert made.instances[0].config["dtype"] == dtype
-
-
-def test_two_instances_take_a_gpu_each():
-    made = plan(facts("gpu-two-a100"), vllm_instances=TWO)
-    assert [i.environment["CUDA_VISIBLE_DEVICES"] for i in made.instances] == ["0", "1"]
 
 
 def test_arguments_and_environment_of_the_inventory_win():

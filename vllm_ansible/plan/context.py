@@ -27,6 +27,8 @@ class Context:
     reasons: list[Reason] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    # The version decided on where the words name none; the decision about the device makes it.
+    chosen: str | None = None
 
     def because(self, subject: str, value: object, why: str) -> None:
         """Notes a decision and its reason."""
@@ -34,8 +36,8 @@ class Context:
 
     @property
     def version(self) -> str:
-        """The version of vLLM that is asked for."""
-        return self.words.engine.version or self.data.versions.default_vllm
+        """The version of vLLM that is asked for, else decided on, else the default."""
+        return self.chosen or self.words.engine.version or self.data.versions.default_vllm
 
     @property
     def known(self) -> VllmVersion:

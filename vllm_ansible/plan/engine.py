@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
@@ -14,53 +13,6 @@ if TYPE_CHECKING:
 
 MINICONDA = "/opt/miniconda3"
 RELEASES = "/opt/vllm/releases"
-
-
-def _driver_shortage(context: Context) -> str | None:
-    """Why the host's GPUs cannot be used, or None."""
-    facts, version = context.facts, context.version
-    if not facts.gpus:
-        return "the host has no NVIDIA GPU that its driver reports"
-    if facts.gpu_driver is None:
-        return f"the host has {facts.gpus[0].name} but no NVIDIA driver"
-    floor = context.data.versions.driver_floor(version)
-    major = int(re.split(r"\D", facts.gpu_driver, maxsplit=1)[0] or 0)
-    if floor is not None and major < floor:
-        return (
-            f"driver {facts.gpu_driver} is too old: vLLM {version}'s GPU wheel "
-            f"(CUDA 13.0) needs branch {floor} or newer"
-        )
-    return None
-
-
-def choose_device(context: Context) -> Device:
-    """CPU or GPU, by the words and what the host has."""
-    asked, known = context.words.engine.device, context.known
-    shortage = _driver_shortage(context)
-    if asked == "cpu":
-        context.because("device", "cpu", "the inventory asks for it")
-        return "cpu"
-    if asked == "gpu":
-        if shortage is not None:
-            context.problems.append(
-                f"vllm_engine.device is gpu, but {shortage}: install or update the driver "
-                f"(nvidia-smi shows it), or say device: cpu"
-            )
-        context.because("device", "gpu", "the inventory asks for it")
-        return "gpu"
-    if shortage is None and "gpu" in known.devices:
-        gpu = context.facts.gpus[0]
-        driver = context.facts.gpu_driver
-        context.because("device", "gpu", f"{gpu.name} with driver {driver} can be used")
-        return "gpu"
-    if "cpu" not in known.devices:
-        context.problems.append(
-            f"vLLM {context.version} has no CPU build that we install: {shortage}"
-        )
-    if context.facts.gpus:
-        context.notices.append(f"the CPU is used although the host has a GPU: {shortage}")
-    context.because("device", "cpu", shortage or "this version is not installed for GPU")
-    return "cpu"
 
 
 def _torch_source(context: Context, device: Device) -> TorchSource:

@@ -7,14 +7,28 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Gpu(BaseModel):
-    """One GPU; memory in MiB."""
+class Slice(BaseModel):
+    """A MIG slice of a GPU; memory in MiB, as its name tells it. `index` counts within the GPU."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
+    uuid: str
+    index: int
     memory_mib: int
+
+
+class Gpu(BaseModel):
+    """One GPU; memory in MiB, None where it is the host's own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    uuid: str = ""
+    memory_mib: int | None
     compute_capability: str
+    mig: bool = False
+    slices: list[Slice] = Field(default_factory=list)
 
 
 class HostFacts(BaseModel):
@@ -35,6 +49,9 @@ class HostFacts(BaseModel):
     disk_free_mib: dict[str, int] = Field(default_factory=dict)
     gpus: list[Gpu] = Field(default_factory=list)
     gpu_driver: str | None = None
+    gpu_error: str | None = None
+    # PCI addresses and numbers of NVIDIA's display devices, with or without a driver.
+    nvidia_devices: list[str] = Field(default_factory=list)
     reachable: dict[str, bool] = Field(default_factory=dict)
     receipt: dict[str, Any] | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from vllm_ansible.plan import gpu, unit
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot
 from vllm_ansible.schema.words import SECRET_NAME
 
@@ -19,8 +20,6 @@ MIB_PER_GIB = 1024
 ENGINE_OVERHEAD_MIB = 2048
 SYSTEM_RESERVE_MIB = 1024
 MOST_KV_GIB = 16
-# Compute capability below which a GPU has no bfloat16: the T4 has 7.5.
-BFLOAT16_SINCE = 8.0
 FIRST_LOOPBACK_PORT = 18000
 
 
@@ -65,31 +64,40 @@ def choose_instances(
     """Every instance with its configuration and environment."""
     by_name = {model.name: model for model in models}
     memory = _kv_cache(context, by_name) if device == "cpu" else {}
+    sizes = {name: size_of(model) for name, model in by_name.items()}
+    shares = gpu.assign(context, by_name, sizes) if device == "gpu" else {}
     return [
-        _instance(context, device, index, by_name[instance.model], memory)
-        for index, instance in enumerate(context.words.instances)
+        _instance(context, device, index, by_name[words.model], memory, shares.get(words.name))
+        for index, words in enumerate(context.words.instances)
     ]
 
 
 def _instance(
-    context: Context, device: Device, index: int, model: ModelSnapshot, memory: dict[str, int]
+    context: Context,
+    device: Device,
+    index: int,
+    model: ModelSnapshot,
+    memory: dict[str, int],
+    share: gpu.Share | None,
 ) -> InstancePlan:
     words = context.words.instances[index]
     has_socket = context.data.versions.knows_flag(context.version, "uds")
     socket = f"/run/vllm/{words.name}/api.sock" if has_socket else None
+    address = None if has_socket else f"127.0.0.1:{FIRST_LOOPBACK_PORT + index}"
     names = words.served_names or [words.model]
     config: dict[str, Any] = {"model": model.path, "served-model-name": names}
     if socket:
         config["uds"] = socket
     else:
         config |= {"host": "127.0.0.1", "port": FIRST_LOOPBACK_PORT + index}
-        context.because(
-            f"{words.name}.listen", f"127.0.0.1:{config['port']}",
-            f"vLLM {context.version} has no --uds",
-        )  # fmt: skip
-    config |= _arguments(context, device, words)
-    environment = _environment(context, device, index, memory)
+        why = f"vLLM {context.version} has no --uds"
+        context.because(f"{words.name}.listen", str(address), why)
+    config |= _arguments(context, device, words, share)
+    environment = _environment(context, device, index, memory, share)
     environment |= words.env
+    has_file = context.data.versions.has_config_file(context.version)
+    if not has_file:
+        _started_with_arguments(context, words)
     return InstancePlan(
         name=words.name,
         unit=f"vllm@{words.name}.service",
@@ -99,11 +107,26 @@ def _instance(
         url=f"http://{door_address(context.words.gateway.listen)}:{words.port}",
         served_names=names,
         socket=socket,
+        address=address,
+        drop_in=unit.drop_in(device, config, has_socket=has_socket, has_config_file=has_file),
         config=config,
         environment=environment,
         secret_names=sorted(name for name in words.env if SECRET_NAME.search(name)),
         ready_timeout=words.ready_timeout,
     )
+
+
+def _started_with_arguments(context: Context, words: Instance) -> None:
+    """Says how it is started, and refuses secrets, which every user of the host could then read."""
+    why = f"vLLM {context.version} reads no --config file that says all"
+    context.because(f"{words.name}.start", "arguments", why)
+    for name in words.extra_args:
+        if SECRET_NAME.search(name):
+            context.problems.append(
+                f"vllm_instances {words.name}: extra_args.{name} looks like a secret, and vLLM "
+                f"{context.version} is started with arguments, which everyone on the host can "
+                f"read: say it in env, or take {context.data.versions.config_file_since} or newer"
+            )
 
 
 def door_address(listen: list[str]) -> str:
@@ -115,9 +138,13 @@ def door_address(listen: list[str]) -> str:
     return f"[{text}]" if ":" in text else text
 
 
-def _arguments(context: Context, device: Device, words: Instance) -> dict[str, Any]:
+def _arguments(
+    context: Context, device: Device, words: Instance, share: gpu.Share | None
+) -> dict[str, Any]:
     """The arguments of `vllm serve` that the version has and the instance wants."""
-    config: dict[str, Any] = {"dtype": _dtype(context, device, words)}
+    config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, share)}
+    if share is not None and share.memory_share is not None:
+        config["gpu-memory-utilization"] = share.memory_share
     if words.max_model_len is not None:
         config["max-model-len"] = words.max_model_len
     else:
@@ -132,30 +159,29 @@ def _arguments(context: Context, device: Device, words: Instance) -> dict[str, A
             "(SmolLM2-135M, 2 cores), and no compiler on the host",
         )  # fmt: skip
     # The door logs requests; what is asked and answered is nobody's business.
-    config["disable-uvicorn-access-log"] = True
-    optional: dict[str, Any] = {"disable-log-requests": True, "shutdown-timeout": 30}
+    optional: dict[str, Any] = {
+        "disable-log-requests": True,
+        "disable-uvicorn-access-log": True,
+        "shutdown-timeout": 30,
+    }
+    known = context.data.versions.knows_flag
+    if not known(context.version, "disable-uvicorn-access-log"):
+        config["uvicorn-log-level"] = "warning"
     if device == "cpu":
         # Older engines die when one CPU step takes longer than their heartbeat.
         optional["disable-frontend-multiprocessing"] = True
-    known = context.data.versions.knows_flag
+    elif words.kv_cache_gib is not None:
+        optional["kv-cache-memory-bytes"] = words.kv_cache_gib * MIB_PER_GIB * 2**20
     config |= {flag: value for flag, value in optional.items() if known(context.version, flag)}
-    extra = {name.lstrip("-").replace("_", "-"): v for name, v in words.extra_args.items()}
-    return config | extra
-
-
-def _dtype(context: Context, device: Device, words: Instance) -> str:
-    """The number format; older GPUs have no bfloat16 and are given half precision."""
-    if words.dtype != "auto" or device == "cpu" or not context.facts.gpus:
-        return words.dtype
-    lowest = min(float(gpu.compute_capability) for gpu in context.facts.gpus)
-    if lowest >= BFLOAT16_SINCE:
-        return "auto"
-    context.because(f"{words.name}.dtype", "half", f"compute capability {lowest} has no bfloat16")
-    return "half"
+    return config | gpu.arguments(words)
 
 
 def _environment(
-    context: Context, device: Device, index: int, memory: dict[str, int]
+    context: Context,
+    device: Device,
+    index: int,
+    memory: dict[str, int],
+    share: gpu.Share | None,
 ) -> dict[str, str]:
     """The environment: where caches go, that nothing calls out, memory and cores."""
     words = context.words.instances[index]
@@ -177,8 +203,13 @@ def _environment(
     if device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(memory[words.name])
         environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(context, index)
-    elif context.facts.gpus and len(context.words.instances) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(index % len(context.facts.gpus))
+        if not words.compile:
+            # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
+            environment["TORCH_COMPILE_DISABLE"] = "1"
+    elif share is not None and share.visible is not None:
+        # As nvidia-smi counts; CUDA would count the fastest first.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environment["CUDA_VISIBLE_DEVICES"] = share.visible
     return environment
 
 
