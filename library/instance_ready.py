@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: instance_ready
 short_description: Wait until an instance of the engine is ready
 description:
-  - Asks C(/health) over the instance's Unix socket, and systemd about its unit, until it is ready.
+  - Asks C(/health) over the instance's Unix socket, or on its loopback address, and systemd about
+    its unit, until it is ready.
   - Fails at once when the unit is not there, has failed, is stopped, or keeps restarting; the
     message ends with the journal's last lines.
 options:
@@ -17,9 +18,13 @@ options:
     type: str
     required: true
   socket:
-    description: The engine's Unix socket.
+    description: The engine's Unix socket. This or O(address) must be given.
     type: path
-    required: true
+    required: false
+  address:
+    description: Address and port of an engine that has no socket, such as C(127.0.0.1:18000).
+    type: str
+    required: false
   timeout:
     description: Seconds to wait.
     type: int
@@ -120,9 +125,18 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def health(path: str) -> str:
-    """Return the status of C(/health), or why there is no answer."""
-    connection = UnixConnection(path, timeout=5)
+def health(path: str | None, address: str | None) -> str:
+    """Return the status of C(/health), or why there is no answer.
+
+    Args:
+        path: the engine's Unix socket.
+        address: else its address and port.
+    """
+    connection = (
+        UnixConnection(path, timeout=5)
+        if path
+        else http.client.HTTPConnection(str(address), timeout=5)
+    )
     try:
         connection.request("GET", "/health")
         return str(connection.getresponse().status)
@@ -199,7 +213,7 @@ class Watch:
             HostError: it will not become ready.
         """
         self.state = unit_state(self.params["unit"])
-        self.health = health(self.params["socket"])
+        self.health = health(self.params["socket"], self.params["address"])
         if self.health == HEALTHY and self.state.get("ActiveState") == "active":
             return True
         limit = self.params["max_restarts"]
@@ -252,12 +266,15 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "unit": {"type": "str", "required": True},
-            "socket": {"type": "path", "required": True},
+            "socket": {"type": "path"},
+            "address": {"type": "str"},
             "timeout": {"type": "int", "default": 600},
             "interval": {"type": "float", "default": 1.0},
             "max_restarts": {"type": "int", "default": 1},
             "journal_lines": {"type": "int", "default": 40},
         },
+        required_one_of=[["socket", "address"]],
+        mutually_exclusive=[["socket", "address"]],
         supports_check_mode=True,
     )
     try:

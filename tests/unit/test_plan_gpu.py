@@ -51,7 +51,7 @@ CHOICES = [
     ("gpu-h200", {}, "gpu", "0.31.0", "auto"),
     ("gpu-h200", {"device": "gpu"}, "gpu", "0.31.0", "auto"),
     ("gpu-h200", {"device": "cpu"}, "cpu", "0.31.0", "auto"),
-    ("gpu-h200", {"version": "0.33.0", "python": "3.11"}, "gpu", "0.33.0", "auto"),
+    ("gpu-h200", {"version": "0.32.0", "python": "3.11"}, "gpu", "0.32.0", "auto"),
     ("gpu-h200", {"version": "0.6.3.post1", **OLD}, "gpu", "0.6.3.post1", "auto"),
     ("gpu-a100", {}, "gpu", "0.31.0", "auto"),
     ("gpu-two-a100", {}, "gpu", "0.31.0", "auto"),

@@ -98,6 +98,18 @@ def test_a_door_leads_to_its_own_instance_only():
         }
 
 
+def test_an_engine_without_a_socket_is_reached_on_loopback():
+    instance = {"name": "old", "port": 8000, "socket": None, "address": "127.0.0.1:18000"}
+    text = render("gateway", "vllm.conf.j2", gateway_instances=[instance])
+    assert set(re.findall(r"proxy_pass (\S+);", text)) == {"http://127.0.0.1:18000"}
+
+
+def test_a_drop_in_holds_the_lines_of_its_instance():
+    instance = {"name": "chat", "drop_in": ["ExecStart=", 'ExecStart=/x "100%%" {{ 1 }}']}
+    text = render("openai_server", "drop_in.conf.j2", openai_server_instance=instance)
+    assert text.splitlines()[1:] == ["[Service]", *instance["drop_in"]]
+
+
 def test_every_route_but_the_open_ones_asks_for_the_key():
     blocks = re.findall(r"location = (\S+) \{(.*?)\n    \}", site(), re.DOTALL)
     assert {route for route, body in blocks if "return 401" not in body} == {"/health"}

@@ -188,8 +188,9 @@ def places(context: Context, version: str) -> list[Place]:
     """Where a version can compute on this host, in the order of the driver.
 
     A whole GPU goes by its index, which every version understands, but by its UUID beside slices,
-    where CUDA counts otherwise than the driver. A slice goes by its UUID, the only name it has; but vLLM (0.30.0 to 0.33.0, read) then takes the slice's number
-    within its GPU for the number of a GPU, so a slice is of use only where such a GPU exists.
+    where CUDA counts otherwise than the driver. A slice goes by its UUID, the only name it has; but
+    vLLM (0.30.0 to 0.33.0, read) then takes the slice's number within its GPU for the number of a
+    GPU, so a slice is of use only where such a GPU exists.
     """
     facts, floor = context.facts, context.data.versions.gpu_floor(version)
     alone = sum(max(1, len(gpu.slices)) for gpu in facts.gpus) == 1

@@ -77,6 +77,18 @@ def test_an_instance_that_answers_is_ready(host: Host) -> None:
     assert not result["changed"]
 
 
+def test_an_engine_without_a_socket_is_asked_on_its_address(host: Host) -> None:
+    server: Any = engine.make_server(engine.parse(["--port=0"]))
+    host.servers.append(server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_address[1]}"
+    assert host.module(unit="vllm@tiny.service", address=address, timeout=20)["health"] == "200"
+
+
+def test_it_must_be_told_where_the_engine_listens(host: Host) -> None:
+    assert "socket, address" in host.module(unit="vllm@tiny.service", fails=True)["msg"]
+
+
 def test_it_waits_until_the_socket_is_there(host: Host) -> None:
     threading.Timer(1.5, host.serve).start()
     result = host.run()
