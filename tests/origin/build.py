@@ -42,8 +42,8 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
     with locked(cache, progress):
         cache.chmod(0o755)
         shop = Workshop(cache, progress)
-        found = interpreter.find(cache)
-        channel = shop.keep(_channel(shop, found))
+        pythons = [interpreter.find(cache), *interpreter.find_others(cache, progress)]
+        channel = shop.keep(_channel(shop, pythons))
         described = {
             "channel": channel,
             "installer": shop.keep(_installer(shop, channel)),
@@ -58,35 +58,36 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
 # What a recipe needs is imported when it is made: numpy, gguf and rattler take a second to load.
 
 
-def _channel(shop: Workshop, found: interpreter.Interpreter) -> Recipe:
+def _channel(shop: Workshop, pythons: list[interpreter.Interpreter]) -> Recipe:
     def make(staging: Path) -> dict[str, Any]:
         from tests.origin import conda_channel
 
         kin = wheels("channel", shop.downloads, shop.progress)
-        return conda_channel.make(found, kin, staging)
+        return conda_channel.make(pythons, kin, staging)
 
     return Recipe(
         name="conda channel",
         publishes=("anaconda/pkgs/main", "anaconda/cloud/conda-forge"),
         sources=(*_COMMON, "conda_channel.py", "conda_package.py", "python_tree.py"),
-        inputs=(found.identity(), *_pins("channel")),
+        inputs=(*(python.identity() for python in pythons), *_pins("channel")),
         make=make,
     )
 
 
 def _installer(shop: Workshop, channel: dict[str, Any]) -> Recipe:
+    # The other Pythons, "python 3.11", are the channel's alone.
+    base = [words for name, words in sorted(channel.items()) if " " not in name]
+
     def make(staging: Path) -> dict[str, Any]:
         main = shop.www / "anaconda" / "pkgs" / "main"
-        packages = [
-            next(main.glob(f"*/{words['filename']}")) for _, words in sorted(channel.items())
-        ]
+        packages = [next(main.glob(f"*/{words['filename']}")) for words in base]
         return miniconda.make(packages, wheels("miniconda", shop.downloads, shop.progress), staging)
 
     return Recipe(
         name="miniconda installer",
         publishes=(miniconda.DIRECTORY,),
         sources=(*_COMMON, "miniconda.py", "miniconda_standin"),
-        inputs=(*sorted(words["sha256"] for words in channel.values()), *_pins("miniconda")),
+        inputs=(*sorted(words["sha256"] for words in base), *_pins("miniconda")),
         make=make,
     )
 

@@ -1,4 +1,4 @@
-"""The origin's conda channel: Python 3.10 from this machine, pip and its kin from their wheels."""
+"""The origin's conda channel: Pythons from this machine, pip and its kin from their wheels."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ CONDA_FORGE = "anaconda/cloud/conda-forge"
 _DEPENDS = {"pip": ("python >=3.10", "setuptools", "wheel")}
 
 
-def make(interpreter: Interpreter, wheels: list[Path], staging: Path) -> dict[str, Any]:
+def make(interpreters: list[Interpreter], wheels: list[Path], staging: Path) -> dict[str, Any]:
     """Makes the channel with packages and the one without, both indexed.
 
     Args:
-        interpreter: what the package ``python`` is made from.
+        interpreters: what the packages ``python`` are made from, the base environment's first.
         wheels: pure Python wheels that become noarch packages.
         staging: laid out as the origin's ``www``.
 
     Returns:
-        Name, size and SHA-256 of each package, by the package's name.
+        Name, size and SHA-256 of each package of the base environment, by the package's name; those
+        of the other Pythons by ``python`` and their version.
     """
     channel = staging / MAIN
-    packages = {"python": _python(interpreter, channel)}
+    first, *others = interpreters
+    packages = {"python": _python(first, channel)}
     for wheel in wheels:
         name = wheel.name.split("-")[0]
         packages[name] = _from_wheel(wheel, channel)
+    packages |= {f"python {other.minor}": _python(other, channel) for other in others}
     index(channel)
     index(staging / CONDA_FORGE)
     return {name: describe(path) for name, path in packages.items()}

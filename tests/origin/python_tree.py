@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.origin.errors import OriginError
-from tests.origin.interpreter import WANTED, Interpreter
+from tests.origin.interpreter import Interpreter
 
 # What conda-build writes for the prefix; conda puts the environment's path in its place.
 PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3"
@@ -49,20 +49,21 @@ def copy(interpreter: Interpreter, tree: Path) -> None:
     Raises:
         OriginError: a library is missing, patchelf fails, or the copy does not run.
     """
-    library = tree / "lib" / f"python{WANTED}"
+    name = f"python{interpreter.minor}"
+    library = tree / "lib" / name
     shutil.copytree(interpreter.stdlib, library, symlinks=True, ignore=_ignored)
     (library / "site-packages").mkdir()
-    shutil.copytree(interpreter.include, tree / "include" / f"python{WANTED}")
+    shutil.copytree(interpreter.include, tree / "include" / name)
     (tree / "bin").mkdir()
-    shutil.copy2(interpreter.program, tree / "bin" / f"python{WANTED}")
-    for name in ("python", "python3"):
-        (tree / "bin" / name).symlink_to(f"python{WANTED}")
+    shutil.copy2(interpreter.program, tree / "bin" / name)
+    for link in ("python", "python3"):
+        (tree / "bin" / link).symlink_to(name)
     for shared in sorted((interpreter.prefix / "lib").glob("libpython3*.so*")):
         shutil.copy2(shared, tree / "lib" / shared.name, follow_symlinks=False)
-    _bundle_libraries(tree)
+    _bundle_libraries(tree, name)
     _replace_prefix(tree, interpreter)
     _check(tree, interpreter.version)
-    _compile(tree)
+    _compile(tree, Path("lib", name))
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:
@@ -75,7 +76,7 @@ def _ignored(directory: str, names: list[str]) -> set[str]:
     }
 
 
-def _elf_files(tree: Path) -> Iterator[Path]:
+def _elf_files(tree: Path, program: str) -> Iterator[Path]:
     for path in sorted(tree.rglob("*")):
         if (
             path.is_file()
@@ -83,33 +84,31 @@ def _elf_files(tree: Path) -> Iterator[Path]:
             and (path.suffix == ".so" or ".so." in path.name)
         ):
             yield path
-    yield tree / "bin" / f"python{WANTED}"
+    yield tree / "bin" / program
 
 
-def _bundle_libraries(tree: Path) -> None:
+def _bundle_libraries(tree: Path, program: str) -> None:
     """Copies what the tree's programs link into ``lib`` and points every file there."""
     lib = tree / "lib"
-    own = list(_elf_files(tree))
+    own = list(_elf_files(tree, program))
     for name, path in sorted(_linked(own).items()):
         if not (lib / name).exists():
             shutil.copy2(path, lib / name)
-    for path in _elf_files(tree):
+    for path in _elf_files(tree, program):
         steps = len(path.parent.relative_to(tree).parts)
         way = "$ORIGIN" if path.parent == lib else "$ORIGIN/" + "../" * steps + "lib"
         path.chmod(0o755)
         _tool([_patchelf(), "--set-rpath", way, str(path)])
 
 
-def _linked(paths: Iterable[Path]) -> dict[str, Path]:
+def _linked(paths: Sequence[Path]) -> dict[str, Path]:
     """Returns the shared libraries that ELF files need, directly or not, by name."""
     found: dict[str, Path] = {}
     text = _tool(["ldd", *map(str, paths)])
     for line in text.splitlines():
         match line.split():
             case [name, "=>", "not", *_]:
-                raise OriginError(
-                    f"the Python {WANTED} of this machine needs {name}, which is missing"
-                )
+                raise OriginError(f"{paths[-1]} of this machine needs {name}, which is missing")
             case [name, "=>", path, *_] if not _GLIBC.match(name):
                 found[name] = Path(path).resolve()
     return found
@@ -149,9 +148,8 @@ def _check(tree: Path, version: str) -> None:
         raise OriginError(f"the copy of Python {version} says it is {answer or 'nothing'}")
 
 
-def _compile(tree: Path) -> None:
+def _compile(tree: Path, library: Path) -> None:
     """Compiles the library; one process and one hash seed, so that the bytes are stable."""
-    library = (tree / "lib" / f"python{WANTED}").relative_to(tree)
     # -B and -f: what the compiler itself imports would else be written with times of day.
     words = ["-s", "-S", "-B", "-m", "compileall", "-q", "-f", "-j", "1"]
     words += ["--invalidation-mode", "unchecked-hash"]

@@ -8,9 +8,12 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from pathlib import Path
 
 import gguf
@@ -199,6 +202,69 @@ def test_an_interpreter_that_cannot_be_found_names_every_place(
         interpreter.find(tmp_path)
     assert f"{fake}: does not run" in str(caught.value)
     assert "pyenv install 3.10" in str(caught.value)
+
+
+def test_a_python_that_is_not_here_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYENV_ROOT", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_words: None)
+    lines: list[str] = []
+    assert interpreter.find_others(tmp_path, lines.append) == []
+    assert [line.split(" (")[0] for line in lines] == [
+        f"origin: the channel goes without Python {version}" for version in interpreter.OTHERS
+    ]
+
+
+FAULTS = Path(workshop.__file__).parent / "rootfs/usr/local/lib/origin/faults.py"
+
+
+@pytest.fixture
+def bad_mirror(tmp_path: Path) -> Iterator[tuple[bytes, HTTPConnection]]:
+    """What a file holds, and a connection to the service that serves it in bad ways."""
+    content = bytes(range(256)) * 9000
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file.sh").write_bytes(content)
+    (tmp_path / "secret").write_bytes(b"not below the root")
+    command = [sys.executable, str(FAULTS), str(tmp_path / "www"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        connection = HTTPConnection("127.0.0.1", port, timeout=1)
+        yield content, connection
+        connection.close()
+        process.kill()
+
+
+def test_a_bad_mirror_is_bad_in_the_way_asked_for(
+    bad_mirror: tuple[bytes, HTTPConnection],
+) -> None:
+    content, connection = bad_mirror
+
+    def ask(kind: str) -> HTTPResponse:
+        connection.request("GET", f"/fault/{kind}/file.sh")
+        return connection.getresponse()
+
+    short = ask("short")
+    assert short.status == 200
+    assert short.read() == content[: int(short.headers["Content-Length"])]
+    assert len(content) // 3 < int(short.headers["Content-Length"]) < len(content)
+    wrong = ask("wrong").read()
+    assert len(wrong) == len(content)
+    assert sum(a != b for a, b in zip(wrong, content, strict=True)) == 1
+    with pytest.raises(IncompleteRead) as caught:
+        ask("cut").read()
+    assert 0 < len(caught.value.partial) < len(content)
+    connection.close()
+    with pytest.raises(TimeoutError):
+        ask("slow")
+    connection.close()
+    for path in ("/fault/wrong/none", "/fault/wrong/../secret", "/fault/else/file.sh", "/fault"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, b"secret" in answer.read()) == (404, False), path
 
 
 def test_a_download_that_fails_names_the_package_and_the_way_out(

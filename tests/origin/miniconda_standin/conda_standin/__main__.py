@@ -1,7 +1,5 @@
 """``python -m conda_standin``."""
 
-import sys
+from .cli import run
 
-from .cli import main
-
-sys.exit(main())
+run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def _begin(prefix: Path) -> None:
 
 
 def _write_program(prefix: Path) -> None:
-    code = "import sys\nfrom conda_standin.cli import main\nsys.exit(main())\n"
+    code = "from conda_standin.cli import run\nrun()\n"
     text = f"#!{prefix}/bin/python -I\n{code}"
     for directory in ("condabin", "bin"):
         (prefix / directory).mkdir(exist_ok=True)
@@ -71,3 +72,6 @@ def _write_program(prefix: Path) -> None:
 
 if __name__ == "__main__":
     install(Path(sys.argv[1]))
+    sys.stdout.flush()
+    # As in cli.run: py-rattler's threads may never come back.
+    os._exit(0)

@@ -6,6 +6,7 @@ Whatever is not here ends with status 2, so that no role comes to rely on it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
@@ -30,6 +31,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(lambda: _shell(words), as_json=False)
     options = _parser().parse_args(words)
     return _guarded(lambda: options.run(options), as_json=getattr(options, "json", False))
+
+
+def run() -> None:
+    """Runs one command as a program and ends the process.
+
+    Python's own end waits for the threads of py-rattler, which now and then never come back.
+    """
+    try:
+        status = main()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    for stream in (sys.stdout, sys.stderr):
+        # Whoever read the output may have gone.
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(status)
 
 
 def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
