@@ -34,6 +34,12 @@ options:
     type: path
     required: false
     default: null
+  only:
+    description: Files and directories below O(source) that are packed; all when empty.
+    type: list
+    elements: str
+    required: false
+    default: []
   about:
     description: What the bundle was made for; it is written into C(bundle.json).
     type: dict
@@ -127,7 +133,7 @@ def pack(module: AnsibleModule) -> dict[str, Any]:
     params, archive = module.params, Path(module.params["archive"])
     if not params["source"]:
         raise HostError("source: must be given to pack; name the directory of store and models")
-    files = describe(Path(params["source"]))
+    files = describe(Path(params["source"]), params["only"])
     total = sum(said["size"] for said in files.values())
     present = as_built(params, archive, files)
     head: dict[str, Any] = {"about": params["about"]}
@@ -302,6 +308,7 @@ def main() -> None:
                 "default": "verified",
             },
             "source": {"type": "path"},
+            "only": {"type": "list", "elements": "str", "default": []},
             "about": {"type": "dict", "default": {}},
             "root": {"type": "path"},
         },

@@ -1,36 +1,42 @@
 #!/usr/bin/python
-"""The packages of a conda environment, laid out as the channels that they came from."""
+"""The packages of conda environments, laid out as the channels that they came from."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: bundle_conda
-short_description: Gather the packages of a conda environment into static channels
+short_description: Gather the packages of conda environments into static channels
 description:
-  - Reads from C(conda-meta) which packages the solver chose for an environment, downloads each from
-    its own address, proves its checksum, and writes C(<dest>/<channel>/<subdir>/) with the packages
-    and a C(repodata.json) that names these alone.
-  - Packages of earlier calls stay listed, so that several environments make one channel.
+  - Reads from C(conda-meta) which packages the solver chose for each environment, downloads each
+    from its own address, proves its checksum, and writes C(<dest>/<channel>/<subdir>/) with the
+    packages and a C(repodata.json) that names these alone.
+  - The destination holds afterwards the packages of these environments and nothing else.
 options:
-  prefix:
-    description: Directory of the environment.
-    type: path
-    required: true
-  channels:
-    description: The channels, in the order in which the environment was solved.
+  environments:
+    description: The environments.
     type: list
     elements: dict
     required: true
     suboptions:
-      name:
-        description: Name of the directory that the channel becomes.
-        type: str
+      prefix:
+        description: Directory of the environment.
+        type: path
         required: true
-      url:
-        description: Address of the channel, without a subdirectory.
-        type: str
+      channels:
+        description: The channels, in the order in which the environment was solved.
+        type: list
+        elements: dict
         required: true
+        suboptions:
+          name:
+            description: Name of the directory that the channel becomes.
+            type: str
+            required: true
+          url:
+            description: Address of the channel, without a subdirectory.
+            type: str
+            required: true
   dest:
     description: Directory of the channels.
     type: path
@@ -43,17 +49,18 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says that packages would be gathered where the environment is not there yet.
+    description: Says that packages would be gathered; asks no channel.
 author: vllm-ansible
 """
 
 EXAMPLES = r"""
 - name: The environment's packages are gathered
   bundle_conda:
-    prefix: /var/cache/vllm-bundle/environments/python-3.10
-    channels:
-      - name: main
-        url: https://mirrors.tuna.tsinghua.edu.cn/anaconda/pkgs/main
+    environments:
+      - prefix: /var/cache/vllm-bundle/environments/python-3.10
+        channels:
+          - name: main
+            url: https://mirrors.tuna.tsinghua.edu.cn/anaconda/pkgs/main
     dest: /var/cache/vllm-bundle/content/store/conda
 """
 
@@ -69,10 +76,10 @@ bytes:
   type: int
 """
 
-import contextlib
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -80,7 +87,7 @@ from urllib.parse import unquote
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_download import TROUBLE, explain, resume
 from ansible.module_utils.vllm_errors import HostError, conclude
-from ansible.module_utils.vllm_files import CHUNK, as_json, read_json_object, write_atomic
+from ansible.module_utils.vllm_files import CHUNK, as_json, write_atomic
 from ansible.module_utils.vllm_urls import refuse_credentials
 
 SILENCE = 60  # seconds without a byte
@@ -121,8 +128,9 @@ def place(record: dict[str, Any], channels: list[dict[str, str]]) -> tuple[str, 
     """
     for channel in channels:
         base = f"{channel['url'].rstrip('/')}/{record['subdir']}/"
-        if record["url"].startswith(base):
-            return channel["name"], unquote(record["url"][len(base) :])
+        name = unquote(record["url"][len(base) :])
+        if record["url"].startswith(base) and name.endswith(tuple(LISTS)) and "/" not in name:
+            return channel["name"], name
     known = ", ".join(channel["url"] for channel in channels)
     raise HostError(f"{record['name']} came from {record['url']}, which is in none of: {known}")
 
@@ -164,20 +172,19 @@ def have(target: Path, record: dict[str, Any], timeout: float) -> bool:
 
 
 def list_packages(folder: Path, subdir: str, found: dict[str, dict[str, Any]]) -> None:
-    """Write a directory's repodata: these packages, and those that it listed and still has."""
-    repodata: dict[str, Any] = {"packages": {}, "packages.conda": {}}
-    with contextlib.suppress(ValueError):
-        repodata.update(read_json_object(folder / "repodata.json") or {})
-    for key in LISTS.values():
-        kept = {name: said for name, said in repodata[key].items() if (folder / name).is_file()}
-        repodata[key] = kept
+    """Write a directory's repodata, which names these packages, and remove all others."""
+    repodata: dict[str, Any] = {"info": {"subdir": subdir}, "removed": [], "repodata_version": 1}
+    repodata.update({kind: {} for kind in LISTS.values()})
     for name, record in found.items():
         ending = next(ending for ending in LISTS if name.endswith(ending))
-        repodata[LISTS[ending]][name] = {word: record[word] for word in WORDS if word in record}
-    repodata.update(info={"subdir": subdir}, removed=[], repodata_version=1)
+        said = {word: record[word] for word in WORDS if record.get(word) is not None}
+        repodata[LISTS[ending]][name] = said
     # conda's classic solver asks for the second name first.
     for name in ("repodata.json", "current_repodata.json"):
         write_atomic(folder / name, as_json(repodata).encode(), 0o644)
+    for path in folder.iterdir():
+        if path.name not in found and not path.name.endswith("repodata.json"):
+            path.unlink()
 
 
 def gather(params: dict[str, Any], dest: Path) -> tuple[list[str], bool]:
@@ -188,28 +195,33 @@ def gather(params: dict[str, Any], dest: Path) -> tuple[list[str], bool]:
     """
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     fetched = False
-    wanted = records(Path(params["prefix"]))
-    for record in wanted:
-        channel, name = place(record, params["channels"])
-        if not name.endswith(tuple(LISTS)):
-            raise HostError(f"{record['url']} is no package of conda")
-        fetched |= have(dest / channel / record["subdir"] / name, record, params["timeout"])
-        found.setdefault((channel, record["subdir"]), {})[name] = record
-    # A channel without one of its directories is an error to conda.
-    subdirs = {record["subdir"] for record in wanted} | {"noarch"}
-    for channel in {channel["name"] for channel in params["channels"]}:
-        for subdir in subdirs:
-            list_packages(dest / channel / subdir, subdir, found.get((channel, subdir), {}))
-    paths = sorted(f"{c}/{s}/{name}" for (c, s), names in found.items() for name in names)
-    return paths, fetched
+    for environment in params["environments"]:
+        wanted = records(Path(environment["prefix"]))
+        # A channel that lacks one of its directories is an error to conda.
+        subdirs = {record["subdir"] for record in wanted} | {"noarch"}
+        for channel in environment["channels"]:
+            for subdir in subdirs:
+                found.setdefault((channel["name"], subdir), {})
+        for record in wanted:
+            channel, name = place(record, environment["channels"])
+            target = dest / channel / record["subdir"] / name
+            fetched |= have(target, record, params["timeout"])
+            found[channel, record["subdir"]][name] = record
+    for (channel, subdir), names in found.items():
+        list_packages(dest / channel / subdir, subdir, names)
+    for folder in dest.glob("*/*"):
+        if (folder.parent.name, folder.name) not in found:
+            shutil.rmtree(folder)
+    return sorted(f"{c}/{s}/{name}" for (c, s), names in found.items() for name in names), fetched
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Bring the channels to their state and return the result."""
     params, dest = module.params, Path(module.params["dest"])
-    refuse_credentials([channel["url"] for channel in params["channels"]], "channels")
+    for environment in params["environments"]:
+        refuse_credentials([channel["url"] for channel in environment["channels"]], "channels")
     if module.check_mode:
-        return {"changed": not Path(params["prefix"]).exists(), "files": [], "bytes": 0}
+        return {"changed": True, "files": [], "bytes": 0}
     paths, fetched = gather(params, dest)
     size = sum((dest / path).stat().st_size for path in paths)
     return {"changed": fetched, "files": paths, "bytes": size}
@@ -221,10 +233,18 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "url": {"type": "str", "required": True},
     }
+    environment = {
+        "prefix": {"type": "path", "required": True},
+        "channels": {"type": "list", "elements": "dict", "required": True, "options": channel},
+    }
     module = AnsibleModule(
         argument_spec={
-            "prefix": {"type": "path", "required": True},
-            "channels": {"type": "list", "elements": "dict", "required": True, "options": channel},
+            "environments": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": environment,
+            },
             "dest": {"type": "path", "required": True},
             "timeout": {"type": "int", "default": 1800},
         },

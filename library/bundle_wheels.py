@@ -12,16 +12,36 @@ description:
     than the host's own, with the same order of indexes as an installation has.
   - Downloads each, proves its SHA-256, and writes C(<dest>/<index>/simple/<package>/) with the
     files and a page that names them. A file that is there is not fetched again.
+  - The destination holds afterwards what was asked for and nothing else.
 options:
-  requirements:
-    description: Requirements of pip; pins may carry C(--hash=sha256:...).
+  sets:
+    description: What is installed together.
     type: list
-    elements: str
+    elements: dict
     required: true
-  python:
-    description: Version of Python that will install them, such as 3.10.
-    type: str
-    required: true
+    suboptions:
+      requirements:
+        description: Requirements of pip; pins may carry C(--hash=sha256:...).
+        type: list
+        elements: str
+        required: true
+      python:
+        description: Version of Python that will install them, such as 3.10.
+        type: str
+        required: true
+      indexes:
+        description: Package indexes asked before the default one.
+        type: list
+        elements: str
+        default: []
+      default_index:
+        description: The default package index; uv's own when null.
+        type: str
+        default: null
+      dependencies:
+        description: Take what the requirements need as well. Pins of a lock file are complete.
+        type: bool
+        default: false
   tools:
     description: A virtual environment with C(bin/uv) and pip.
     type: path
@@ -33,32 +53,16 @@ options:
   names:
     description:
       - Name of each index by its address, for the directory it becomes.
-      - The default index is always called C(default), and one that is not named is called C(engine)
-        when it has vLLM's own wheel, else C(torch).
+      - The default index is called C(default), and one that is not named is called C(engine) when
+        it has vLLM's own wheel, else C(torch).
     type: dict
     required: false
     default: {}
-  indexes:
-    description: Package indexes asked before the default one.
-    type: list
-    elements: str
-    required: false
-    default: []
-  default_index:
-    description: The default package index; uv's own when null.
-    type: str
-    required: false
-    default: null
   platform:
     description: uv's word for the platform that will install them.
     type: str
     required: false
     default: x86_64-manylinux_2_28
-  dependencies:
-    description: Take what the requirements need as well. Pins of a lock file are complete.
-    type: bool
-    required: false
-    default: false
   parallel:
     description: Number of files that are fetched at the same time.
     type: int
@@ -79,9 +83,10 @@ author: vllm-ansible
 EXAMPLES = r"""
 - name: The release's packages are gathered
   bundle_wheels:
-    requirements: [vllm==0.31.0+cpu, torch==2.13.0]
-    python: "3.10"
-    indexes: [https://wheels.vllm.ai/0.31.0/cpu]
+    sets:
+      - requirements: [vllm==0.31.0+cpu, torch==2.13.0]
+        python: "3.10"
+        indexes: [https://wheels.vllm.ai/0.31.0/cpu]
     tools: /var/cache/vllm-bundle/tools
     dest: /var/cache/vllm-bundle/content/store/pypi
 """
@@ -148,16 +153,16 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def compile_words(params: dict[str, Any]) -> list[str]:
-    """Return uv's command, without what is asked for and the form of the answer."""
+def compile_words(params: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return uv's command for a set, without its requirements and the form of the answer."""
     argv = [str(Path(params["tools"]) / "bin/uv"), "pip", "compile", "--quiet", "--no-header"]
-    argv += ["--python-version", params["python"], "--python-platform", params["platform"]]
+    argv += ["--python-version", asked["python"], "--python-platform", params["platform"]]
     argv += ["--index-strategy", "unsafe-first-match"]
-    argv += [] if params["dependencies"] else ["--no-deps"]
-    for url in params["indexes"]:
+    argv += [] if asked["dependencies"] else ["--no-deps"]
+    for url in asked["indexes"]:
         argv += ["--index", url]
-    if params["default_index"]:
-        argv += ["--default-index", params["default_index"]]
+    if asked["default_index"]:
+        argv += ["--default-index", asked["default_index"]]
     return argv
 
 
@@ -175,21 +180,21 @@ def ask(params: dict[str, Any], *words: str) -> str:
     return str(done.output)
 
 
-def resolve(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the packages with the files that fit, as uv's pylock has them (PEP 751).
+def resolve(params: dict[str, Any], asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a set's packages with the files that fit, as uv's pylock has them (PEP 751).
 
     uv leaves the `index` of each out of its pylock and tells it in its other form of answer.
 
     Raises:
         HostError: uv cannot resolve them.
     """
-    argv = compile_words(params)
     with tempfile.TemporaryDirectory(prefix="vllm-bundle-") as scratch:
-        asked, lock = Path(scratch, "requirements.in"), Path(scratch, "pylock.toml")
-        asked.write_text("".join(f"{line}\n" for line in params["requirements"]))
+        lines, lock = Path(scratch, "requirements.in"), Path(scratch, "pylock.toml")
+        lines.write_text("".join(f"{line}\n" for line in asked["requirements"]))
+        argv = [*compile_words(params, asked), str(lines)]
         form = ["--format", "pylock.toml", "--output-file", str(lock)]
-        ask(params, *argv, *form, str(asked))
-        text = ask(params, *argv, "--no-annotate", "--emit-index-annotation", str(asked))
+        ask(params, *argv, *form)
+        text = ask(params, *argv, "--no-annotate", "--emit-index-annotation")
         read = ask(params, str(Path(params["tools"]) / "bin/python"), "-c", READ, str(lock))
     packages: list[dict[str, Any]] = json.loads(read)["packages"]
     froms = {normalise(name): url for name, url in FROM.findall(text)}
@@ -238,32 +243,37 @@ def hashes_of(requirements: list[str]) -> dict[str, set[str]]:
     return found
 
 
-def index_name(params: dict[str, Any], url: str | None, own: set[str]) -> str:
+def index_name(names: dict[str, str], asked: dict[str, Any], url: str | None, own: set[str]) -> str:
     """Return the directory of an index; `own` is the addresses that have vLLM's wheel."""
-    given = {key.rstrip("/"): value for key, value in params["names"].items()}
     address = (url or "").rstrip("/")
+    given = {key.rstrip("/"): value for key, value in names.items()}
     if address in given:
-        return str(given[address])
-    others = {other.rstrip("/") for other in params["indexes"]}
-    if address not in others:
+        return given[address]
+    if address not in {other.rstrip("/") for other in asked["indexes"]}:
         return "default"
     return "engine" if address in own else "torch"
 
 
 def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the files wanted, each with `path` below the destination, `url` and `sha256`."""
-    packages, pins = resolve(params), hashes_of(params["requirements"])
-    own = {str(p["index"]).rstrip("/") for p in packages if normalise(p["name"]) == "vllm"}
-    wanted: list[dict[str, Any]] = []
-    for package in packages:
-        name = normalise(package["name"])
-        file = choose(package, pins.get(name, set()))
-        if pins.get(name) and file["sha256"] and file["sha256"] not in pins[name]:
-            raise HostError(f"{name}: the indexes have no file with a checksum that is pinned")
-        index = index_name(params, package["index"], own)
-        file["path"] = f"{index}/simple/{name}/{file['file']}"
-        wanted.append(file)
-    return wanted
+    """Return the files wanted, each with `path` below the destination, `url` and `sha256`.
+
+    Raises:
+        HostError: a package cannot be found, or only with other bytes than are pinned.
+    """
+    wanted: dict[str, dict[str, Any]] = {}
+    for asked in params["sets"]:
+        packages, pins = resolve(params, asked), hashes_of(asked["requirements"])
+        vllm = (package for package in packages if normalise(package["name"]) == "vllm")
+        own = {str(package["index"]).rstrip("/") for package in vllm}
+        for package in packages:
+            name = normalise(package["name"])
+            file = choose(package, pins.get(name, set()))
+            if pins.get(name) and file["sha256"] and file["sha256"] not in pins[name]:
+                raise HostError(f"{name}: the indexes have no file with a checksum that is pinned")
+            index = index_name(params["names"], asked, package["index"], own)
+            file["path"] = f"{index}/simple/{name}/{file['file']}"
+            wanted[file["path"]] = file
+    return [wanted[path] for path in sorted(wanted)]
 
 
 def have(params: dict[str, Any], dest: Path, file: dict[str, Any]) -> str | None:
@@ -316,12 +326,18 @@ def page(links: dict[str, str]) -> bytes:
 
 
 def write_pages(dest: Path, paths: list[str]) -> None:
-    """Write the pages of the packages whose files are given, and of their indexes."""
-    for folder in sorted({(dest / path).parent for path in paths}):
-        files = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.name != "index.html")
+    """Write the pages of the packages and their indexes, and remove what no path names."""
+    kept = {dest / path for path in paths}
+    for path in sorted(dest.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and path not in kept:
+            path.unlink()
+    for folder in sorted({path.parent for path in kept}):
+        files = sorted(path for path in kept if path.parent == folder)
         links = {f"{path.name}#sha256={sha256_of(path)}": path.name for path in files}
         write_atomic(folder / "index.html", page(links), 0o644)
-    for simple in sorted({(dest / path).parents[1] for path in paths}):
+    for simple in sorted({path.parents[1] for path in kept}):
         names = sorted(path.name for path in simple.iterdir() if path.is_dir())
         write_atomic(simple / "index.html", page({f"{n}/": n for n in names}), 0o644)
 
@@ -329,20 +345,20 @@ def write_pages(dest: Path, paths: list[str]) -> None:
 def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Bring the indexes to their state and return the result."""
     params, dest = module.params, Path(module.params["dest"])
-    urls = [*params["indexes"], *([params["default_index"]] if params["default_index"] else [])]
-    refuse_credentials(urls, "indexes")
+    for asked in params["sets"]:
+        refuse_credentials([*asked["indexes"], asked["default_index"] or ""], "sets")
     if module.check_mode:
         return {"changed": True, "files": [], "fetched": 0, "bytes": 0, "sources_only": []}
     wanted = plan(params)
     fetched = fetch(params, dest, wanted)
     paths = [file["path"] for file in wanted]
     write_pages(dest, paths)
-    sources = sorted(file["path"] for file in wanted if file["kind"] == "sdist")
+    sources = [file["path"] for file in wanted if file["kind"] == "sdist"]
     for path in sources:
         module.warn(f"{path}: no index has a wheel of it; the hosts must be able to build it")
     return {
         "changed": fetched > 0,
-        "files": sorted(paths),
+        "files": paths,
         "fetched": fetched,
         "bytes": sum((dest / path).stat().st_size for path in paths),
         "sources_only": sources,
@@ -351,17 +367,20 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run as an Ansible module."""
+    asked = {
+        "requirements": {"type": "list", "elements": "str", "required": True},
+        "python": {"type": "str", "required": True},
+        "indexes": {"type": "list", "elements": "str", "default": []},
+        "default_index": {"type": "str"},
+        "dependencies": {"type": "bool", "default": False},
+    }
     module = AnsibleModule(
         argument_spec={
-            "requirements": {"type": "list", "elements": "str", "required": True},
-            "python": {"type": "str", "required": True},
+            "sets": {"type": "list", "elements": "dict", "required": True, "options": asked},
             "tools": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
             "names": {"type": "dict", "default": {}},
-            "indexes": {"type": "list", "elements": "str", "default": []},
-            "default_index": {"type": "str"},
             "platform": {"type": "str", "default": "x86_64-manylinux_2_28"},
-            "dependencies": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 4},
             "timeout": {"type": "int", "default": 3600},
         },

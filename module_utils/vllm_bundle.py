@@ -43,8 +43,17 @@ def is_safe(name: str) -> bool:
     return len(parts) > 1 and parts[0] in TOPS and not {"", ".", ".."} & set(parts)
 
 
-def describe(source: Path) -> dict[str, dict[str, Any]]:
+def is_meant(name: str, only: list[str]) -> bool:
+    """Tell whether a path is one of these, or below one of them; an empty list means all."""
+    return not only or any(name == part or name.startswith(f"{part}/") for part in only)
+
+
+def describe(source: Path, only: list[str]) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of each file that a bundle of a directory would have, by path.
+
+    Args:
+        source: the directory that holds `TOPS`.
+        only: paths below it that are meant; all when empty.
 
     Raises:
         HostError: there is nothing, or something else than plain files.
@@ -53,14 +62,15 @@ def describe(source: Path) -> dict[str, dict[str, Any]]:
     for top in TOPS:
         for path in sorted((source / top).rglob("*")):
             name = path.relative_to(source).as_posix()
-            if path.is_dir() and not path.is_symlink():
+            if (path.is_dir() and not path.is_symlink()) or not is_meant(name, only):
                 continue
             if path.is_symlink() or not path.is_file():
                 raise HostError(f"{path} is no regular file, and a bundle carries only such")
             if not path.name.endswith(".part"):
                 found[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-    if not found:
-        raise HostError(f"{source} holds nothing to carry: no files below {' and '.join(TOPS)}")
+    absent = sorted(part for part in only if not any(is_meant(name, [part]) for name in found))
+    if absent or not found:
+        raise HostError(f"{source} lacks what shall be carried: {', '.join(absent or TOPS)}")
     return dict(sorted(found.items()))
 
 

@@ -267,3 +267,10 @@ def test_a_store_that_cannot_hold_it_is_left_alone(site: Site, tmp_path: Path) -
         assert not list(small.iterdir())
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_only_what_is_meant_is_packed_and_all_of_it(site: Site) -> None:
+    result = site.run("packed", only=["store/conda", "models/tiny"])
+    assert result["files"] == 2
+    refused = site.run("packed", only=["store/conda", "store/con"], fails=True)
+    assert "lacks what shall be carried: store/con" in refused["msg"]
