@@ -83,21 +83,17 @@ attempts:
 """
 
 import contextlib
-import hashlib
-import http.client
 import os
 import re
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_download import TROUBLE, download, explain
 from ansible.module_utils.vllm_errors import HostError, conclude
-from ansible.module_utils.vllm_files import CHUNK, sha256_of, sync_directory
-from ansible.module_utils.vllm_urls import refuse_credentials, tls_context
+from ansible.module_utils.vllm_files import sha256_of, sync_directory
+from ansible.module_utils.vllm_urls import refuse_credentials
 
 
 def require_checksum(text: str) -> str:
@@ -109,47 +105,6 @@ def require_checksum(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise HostError(f"sha256: {text!r} is not 64 hexadecimal digits; pin the right one")
     return text.lower()
-
-
-def explain(error: Exception) -> str:
-    """Return why a source did not serve, in a few words."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"status {error.code} {error.reason}"
-    if isinstance(error, http.client.IncompleteRead):
-        return f"broke off after {len(error.partial)} bytes of a piece"
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError):
-        return "no byte within the timeout"
-    return str(reason) or type(error).__name__
-
-
-def download(url: str, target: Any, timeout: float, total: float) -> str:
-    """Copy what a URL serves into an open file and return its SHA-256.
-
-    Args:
-        url: the source.
-        target: binary file, written from its start.
-        timeout: seconds without a byte.
-        total: seconds for all of it.
-
-    Raises:
-        HostError: it took too long, or fewer bytes came than were announced.
-        OSError: the source refused or could not be reached.
-    """
-    digest, size, deadline = hashlib.sha256(), 0, time.monotonic() + total
-    request = urllib.request.Request(url, headers={"User-Agent": "vllm-ansible"})  # noqa: S310 - the inventory's URL
-    with urllib.request.urlopen(request, timeout=timeout, context=tls_context()) as answer:  # noqa: S310
-        announced = answer.headers.get("Content-Length")
-        # read1 comes back with whatever has arrived, so that the deadline is looked at in time.
-        while piece := answer.read1(CHUNK):
-            target.write(piece)
-            digest.update(piece)
-            size += len(piece)
-            if time.monotonic() > deadline:
-                raise HostError(f"too slow: {size} bytes in {total:g} s")
-    if announced is not None and int(announced) != size:
-        raise HostError(f"broke off after {size} of {announced} bytes")
-    return digest.hexdigest()
 
 
 def fetch_from(url: str, params: dict[str, Any], wanted: str, dest: Path) -> None:
@@ -185,7 +140,7 @@ def fetch(params: dict[str, Any], wanted: str, dest: Path) -> tuple[str, list[di
     for url in params["urls"]:
         try:
             fetch_from(url, params, wanted, dest)
-        except (HostError, OSError, ValueError, http.client.HTTPException) as error:
+        except (HostError, *TROUBLE) as error:
             attempts.append({"url": url, "error": explain(error)})
         else:
             return url, attempts

@@ -8,9 +8,9 @@ DOCUMENTATION = r"""
 module: model_snapshot
 short_description: Have a verified snapshot of a model at a pinned commit
 description:
-  - Fetches one commit of a git repository with LFS into C(<parent>/.<revision>.partial), proves the
-    size and SHA-256 of every file, and renames the result to its final name. What was proved is
-    written beside it, as C(<path>.json).
+  - Fetches one commit of a git repository with LFS, or its files from a plain HTTP server, into
+    C(<parent>/.<revision>.partial), proves the size and SHA-256 of every file, and renames the
+    result to its final name. What was proved is written beside it, as C(<path>.json).
   - An interrupted download is taken up where it broke off, from whichever source comes next.
   - Each content is linked from git-lfs's store and not copied, so that a model needs its size on
     the disk once.
@@ -36,12 +36,15 @@ options:
     required: true
     suboptions:
       kind:
-        description: How the source is read.
+        description:
+          - How the source is read. C(git-lfs) is a git repository; C(files) is a plain HTTP server
+            such as the site's mirror, with the files below O(sources[].url) and the manifest of a
+            snapshot at the same address with C(.json) in the place of the last slash.
         type: str
-        choices: [git-lfs]
+        choices: [files, git-lfs]
         default: git-lfs
       url:
-        description: URL of the repository, without a password.
+        description: URL of the repository or of the files, without a password.
         type: str
         required: true
       revision:
@@ -77,7 +80,7 @@ options:
     required: false
     default: 4
   timeout:
-    description: Seconds that one git command may take, the download among them.
+    description: Seconds that one git command, or one file of a plain server, may take.
     type: int
     required: false
     default: 14400
@@ -101,6 +104,15 @@ EXAMPLES = r"""
       - kind: git-lfs
         url: https://www.modelscope.cn/HuggingFaceTB/SmolLM2-135M-Instruct.git
     include: ["*.json", "*.safetensors", "*.txt"]
+
+- name: The snapshot comes from the site's mirror
+  model_snapshot:
+    name: smollm2-135m
+    revision: 12fd25f77366fa6b3b4b768ec3050bf629380bac
+    path: /srv/models/smollm2-135m/12fd25f77366fa6b3b4b768ec3050bf629380bac
+    sources:
+      - kind: files
+        url: http://10.0.0.5:8080/models/smollm2-135m/12fd25f77366fa6b3b4b768ec3050bf629380bac/
 """
 
 RETURN = r"""
@@ -150,11 +162,13 @@ from ansible.module_utils.vllm_files import (
     sync_directory,
     write_atomic,
 )
+from ansible.module_utils.vllm_files_source import FilesSource
 from ansible.module_utils.vllm_git_lfs import (
     LINK,
     POINTER_LIMIT,
     SUBMODULE,
     LfsRepository,
+    Pointer,
     is_stub,
     parse_pointer,
 )
@@ -238,26 +252,35 @@ def disagreement(given: dict[str, Any], name: str, found: dict[str, Any]) -> str
     return None
 
 
+def is_wanted(name: str, patterns: list[str]) -> bool:
+    """Tell whether a pattern chooses a file, by its path or the last part of it."""
+    texts = (name, posixpath.basename(name))
+    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in texts)
+
+
+def require_wanted(params: dict[str, Any], names: set[str]) -> None:
+    """Refuse a choice of files that cannot be meant.
+
+    Raises:
+        HostError: nothing is chosen, or the given manifest names more than is chosen.
+    """
+    if not names:
+        raise HostError(f"no file of the commit matches {params['include']}; correct `include`")
+    missing = sorted(set(params["files"]) - names)
+    if missing:
+        raise HostError(f"the commit lacks files of the given manifest: {', '.join(missing)}")
+
+
 def wanted_entries(entries: list[Any], patterns: list[str]) -> list[Any]:
     """Return the entries that the patterns choose.
 
     Raises:
-        HostError: none is chosen, or one is a submodule.
+        HostError: one is a submodule.
     """
-    chosen = [
-        entry
-        for entry in entries
-        if any(
-            fnmatch.fnmatchcase(text, pattern)
-            for pattern in patterns
-            for text in (entry.path, posixpath.basename(entry.path))
-        )
-    ]
+    chosen = [entry for entry in entries if is_wanted(entry.path, patterns)]
     modules = [entry.path for entry in chosen if entry.mode == SUBMODULE]
     if modules:
         raise HostError(f"submodules are not followed: {modules}; leave them out by `include`")
-    if not chosen:
-        raise HostError(f"no file of the commit matches {patterns}; correct `include`")
     return chosen
 
 
@@ -299,9 +322,8 @@ class Download:
         """
         attempts: list[dict[str, str]] = []
         for source in self.params["sources"]:
-            self.repository.revision = source["revision"] or self.params["revision"]
             try:
-                files = self.fetch_from(source["url"])
+                files = self.fetch_from(source)
             except HostError as error:
                 if "needed_bytes" in error.details:  # no other source makes the disk larger
                     raise
@@ -316,30 +338,63 @@ class Download:
             attempts=attempts,
         )
 
-    def fetch_from(self, url: str) -> dict[str, dict[str, Any]]:
+    def fetch_from(self, source: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Have all files, proved, in the partial tree, and return their sizes and checksums.
 
         Raises:
             HostError: the source cannot be read, or what it has is not what was asked for.
         """
+        if source["kind"] == "files":
+            return self.fetch_files(source["url"])
+        self.repository.revision = source["revision"] or self.params["revision"]
+        return self.fetch_commit(source["url"])
+
+    def fetch_files(self, url: str) -> dict[str, dict[str, Any]]:
+        """Fetch from a plain server; the contents are kept where git-lfs keeps them."""
+        server = FilesSource(
+            url, self.partial / "parts", self.params["timeout"], self.params["parallel"]
+        )
+        wanted = {
+            n: s for n, s in server.manifest().items() if is_wanted(n, self.params["include"])
+        }
+        require_wanted(self.params, set(wanted))
+        for name, said in wanted.items():
+            wrong = disagreement(self.params["files"], name, said)
+            if wrong:
+                raise HostError(f"{name}: {wrong}; nothing was downloaded")
+        contents = {name: Pointer(said["sha256"], said["size"]) for name, said in wanted.items()}
+        self.empty_tree()
+        self.make_room(contents)
+        # What an earlier try left is proved before it is taken to be right.
+        self.repository.drop_bad(contents)
+        server.fetch(wanted, self.repository.object_path)
+        self.place(contents)
+        return self.describe({name: content.oid for name, content in contents.items()})
+
+    def fetch_commit(self, url: str) -> dict[str, dict[str, Any]]:
+        """Fetch the pinned commit with git, and its large files with git-lfs."""
         self.open(url)
         self.repository.fetch_commit()
         entries = self.repository.entries()
         chosen = wanted_entries(entries, self.params["include"])
-        missing = sorted(set(self.params["files"]) - {entry.path for entry in chosen})
-        if missing:
-            raise HostError(f"the commit lacks files of the given manifest: {', '.join(missing)}")
-        shutil.rmtree(self.tree, ignore_errors=True)
-        self.tree.mkdir(mode=0o755)
+        require_wanted(self.params, {entry.path for entry in chosen})
+        self.empty_tree()
         links = [entry for entry in chosen if entry.mode == LINK]
         self.write_blobs(chosen)
         targets = {entry.path: self.link_target(entry.path, chosen) for entry in links}
         pointers = self.pointers()
-        self.fill(pointers, everything=len(chosen) == len(entries))
+        self.make_room(pointers)
+        self.repository.fetch_objects(pointers, everything=len(chosen) == len(entries))
+        self.place(pointers)
         for name, target in targets.items():
             (self.tree / name).unlink()
             os.link(self.tree / target, self.tree / name)
         return self.describe({name: pointer.oid for name, pointer in pointers.items()})
+
+    def empty_tree(self) -> None:
+        """Begin the partial tree anew; the contents are kept elsewhere."""
+        shutil.rmtree(self.tree, ignore_errors=True)
+        self.tree.mkdir(mode=0o755)
 
     def open(self, url: str) -> None:
         """Open the repository; a broken one is made anew, with its LFS objects kept."""
@@ -401,21 +456,23 @@ class Download:
             found[name] = pointer
         return found
 
-    def fill(self, pointers: dict[str, Any], *, everything: bool) -> None:
-        """Put the contents in the place of their pointers.
+    def make_room(self, contents: dict[str, Any]) -> None:
+        """Take over what is here already, and refuse what cannot fit.
 
         Raises:
-            HostError: too little disk, or a content is missing or damaged.
+            HostError: too little disk for the rest.
         """
-        self.reuse(pointers)
-        sizes = {p.oid: p.size for p in pointers.values() if self.repository.lacks(p)}
-        purpose = f"model {self.params['name']}"
-        require_free(self.partial, sum(sizes.values()) + MARGIN, purpose)
-        self.repository.fetch_objects(pointers, everything=everything)
-        for name, pointer in pointers.items():
+        self.reuse(contents)
+        sizes = {c.oid: c.size for c in contents.values() if self.repository.lacks(c)}
+        require_free(self.partial, sum(sizes.values()) + MARGIN, f"model {self.params['name']}")
+
+    def place(self, contents: dict[str, Any]) -> None:
+        """Link the contents into the tree, in the place of their pointers where there are any."""
+        for name, content in contents.items():
             target = self.tree / name
-            target.unlink()
-            os.link(self.repository.object_path(pointer.oid), target)
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(self.repository.object_path(content.oid), target)
 
     def reuse(self, pointers: dict[str, Any]) -> None:
         """Take over the good contents of a snapshot that lies at the final place and has a flaw."""
@@ -541,7 +598,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
 def main() -> None:
     """Run as an Ansible module."""
     source = {
-        "kind": {"type": "str", "choices": ["git-lfs"], "default": "git-lfs"},
+        "kind": {"type": "str", "choices": ["files", "git-lfs"], "default": "git-lfs"},
         "url": {"type": "str", "required": True},
         "revision": {"type": "str"},
     }

@@ -214,7 +214,7 @@ class FileSum(_Data):
 class Source(_Data):
     """One place to fetch a model from; its own commit where it differs from the model's."""
 
-    kind: Literal["git-lfs"]
+    kind: Literal["files", "git-lfs"]
     url: Url
     revision: Commit | None = None
 

@@ -36,9 +36,9 @@ def plan(
     return plan_host(checked.words, on or facts(), data, fingerprint, name="h")
 
 
-def sized(mib: int) -> dict[str, Any]:
+def sized(mib: int, kind: str = "git-lfs") -> dict[str, Any]:
     files = {"model.safetensors": {"size": mib * 2**20, "sha256": "a" * 64}}
-    source = {"kind": "git-lfs", "url": "https://git.example.com/m.git"}
+    source = {"kind": kind, "url": "https://git.example.com/m.git"}
     return {"m": {"revision": "b" * 40, "sources": [source], "files": files}}
 
 
@@ -62,6 +62,13 @@ SHORTAGES = [
         {"disk_free_mib": {"/srv": 1999}},
         {"vllm_models": sized(1000), "vllm_instances": [{**ONE, "model": "m"}]},
         "m need 2000 MiB in /srv",
+    ),
+    (
+        # From a mirror's plain files a model takes its size once.
+        "cpu-2-cores-avx2",
+        {"disk_free_mib": {"/srv": 999}},
+        {"vllm_models": sized(1000, "files"), "vllm_instances": [{**ONE, "model": "m"}]},
+        "m need 1000 MiB in /srv",
     ),
 ]
 

@@ -142,3 +142,18 @@ def test_the_key_and_nothing_like_it_opens(key):
         "Bearer ",
     ):
         assert not re.search(pattern, other)
+
+
+def test_the_sites_repository_is_trusted_by_its_own_key_alone():
+    key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n-----END PGP PUBLIC KEY BLOCK-----\n"
+    url = "http://10.0.0.5:8080/apt/debian-12-x86_64"
+    text = render(
+        "os_packages", "vllm-mirror.sources.j2", os_packages_source=url, os_packages_key=key
+    )
+    lines = text.splitlines()
+    # apt takes a URI without its last slash for the name of a file.
+    assert f"URIs: {url}/" in lines
+    assert "Trusted" not in text
+    # An empty line would end the paragraph, and the key with it (deb822).
+    begun = lines.index("Signed-By:")
+    assert lines[begun + 1 : begun + 5] == [f" {line or '.'}" for line in key.splitlines()]

@@ -72,7 +72,7 @@ def _system(context: Context) -> None:
 
 
 def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> None:
-    """Disk for what is not there yet; a model takes twice its size while git-lfs fetches it."""
+    """Disk for what is not there yet; git-lfs may keep two copies of a model while it fetches."""
     free, receipt = context.facts.disk_free_mib, context.facts.receipt_content()
     if context.facts.installed_release().get("id") != release.id and "/opt" in free:
         needed = RELEASE_MIB[(release.device, release.torch_source)] + MINICONDA_MIB
@@ -83,13 +83,18 @@ def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> No
             )
     present = {(m.get("name"), m.get("revision")) for m in receipt.get("models", [])}
     missing = [m for m in models if (m.name, m.revision) not in present]
-    needed = sum(2 * size_of(m) for m in missing)
+    needed = sum(_copies(m) * size_of(m) for m in missing)
     if "/srv" in free and free["/srv"] < needed:
         names = ", ".join(m.name for m in missing)
         context.problems.append(
             f"disk is short: {names} need {needed} MiB in /srv while they are fetched (git-lfs "
-            f"keeps two copies), {free['/srv']} are free"
+            f"may keep two copies), {free['/srv']} are free"
         )
+
+
+def _copies(model: ModelSnapshot) -> int:
+    """How often a model may lie on the disk while it is fetched from the costliest source."""
+    return 2 if any(source["kind"] == "git-lfs" for source in model.sources) else 1
 
 
 def _ports(context: Context, instances: list[InstancePlan]) -> None:

@@ -7,8 +7,12 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -265,3 +269,106 @@ def test_two_runs_do_not_fetch_into_one_place(host: Host) -> None:
 
 def test_a_password_in_a_source_is_refused(host: Host) -> None:
     assert "carries a user or password" in host.run("https://u:p@h/x.git", fails=True)["msg"]
+
+
+class Mirror:
+    """A plain server of a snapshot's files that knows ranges, and can be made to misbehave."""
+
+    def __init__(self, tmp_path: Path, revision: str) -> None:
+        self.root = tmp_path / "mirror"
+        self.files = {"model.safetensors": WEIGHTS, "sub/a b.json": SMALL}
+        self.asked: list[tuple[str, str | None]] = []
+        self.cut_after: int | None = None
+        self.served: dict[str, bytes] = dict(self.files)
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.answer(self)
+
+            def log_message(self, *words: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.base = f"http://127.0.0.1:{self.server.server_port}/models/tiny/{revision}"
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in self.files.items()
+        }
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = unquote(request.path)
+        if path.endswith(".json") and path.count("/") == 3:
+            body, start = json.dumps(self.manifest()).encode(), 0
+        else:
+            name, wanted = path.split("/", 4)[4], request.headers.get("Range")
+            self.asked.append((name, wanted))
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            body = self.served[name]
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(body) - start))
+        request.end_headers()
+        request.wfile.write(body[start : start + (self.cut_after or len(body))])
+
+    def source(self) -> dict[str, str]:
+        return {"kind": "files", "url": f"{self.base}/"}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, host: Host) -> Iterator[Mirror]:
+    made = Mirror(tmp_path, host.revision)
+    yield made
+    made.server.shutdown()
+
+
+def test_a_mirrors_files_become_the_same_kind_of_snapshot(host: Host, mirror: Mirror) -> None:
+    result = host.run(sources=[mirror.source()])
+    assert result["changed"]
+    assert (host.path / "model.safetensors").read_bytes() == WEIGHTS
+    assert (host.path / "sub/a b.json").read_bytes() == SMALL
+    assert result["files"] == mirror.manifest()
+    assert not host.partial.exists()
+    assert not host.run(sources=[mirror.source()], verify="full")["changed"]
+
+
+def test_a_connection_that_is_cut_goes_on_by_range(host: Host, mirror: Mirror) -> None:
+    mirror.cut_after = 200_000
+    host.run(sources=[mirror.source()])
+    assert ("model.safetensors", "bytes=200000-") in mirror.asked
+    assert (host.path / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_wrong_bytes_of_a_mirror_are_refused_and_the_next_source_serves(
+    host: Host, mirror: Mirror
+) -> None:
+    mirror.served["model.safetensors"] = bytes(len(WEIGHTS))
+    only = host.run(sources=[mirror.source()], fails=True)
+    assert "model.safetensors: 300000 bytes with sha256" in only["msg"]
+    assert not host.path.exists()
+    git_too = {"kind": "git-lfs", "url": f"file://{host.source}"}
+    result = host.run(sources=[mirror.source(), git_too])
+    assert result["source"] == f"file://{host.source}"
+    # The good file of the mirror stays out: the commit has no such file.
+    assert "sub/a b.json" not in result["files"]
+
+
+def test_patterns_and_the_given_manifest_hold_for_a_mirror_too(host: Host, mirror: Mirror) -> None:
+    result = host.run(sources=[mirror.source()], include=["*.safetensors"])
+    assert set(result["files"]) == {"model.safetensors"}
+    files = {"model.safetensors": {"size": 1, "sha256": "0" * 64}}
+    refused = host.run(sources=[mirror.source()], files=files, fails=True)
+    assert "the given manifest says 1; nothing was downloaded" in refused["msg"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a//b"])
+def test_a_mirrors_manifest_cannot_lead_outside(host: Host, mirror: Mirror, name: str) -> None:
+    mirror.files[name] = b"evil"
+    assert "which is refused" in host.run(sources=[mirror.source()], fails=True)["msg"]
+
+
+def test_what_a_mirror_lacks_is_named(host: Host, mirror: Mirror) -> None:
+    source = {"kind": "files", "url": f"{mirror.base.rsplit(':', 1)[0]}:1/models/tiny/x/"}
+    assert "/models/tiny/x.json: " in host.run(sources=[source], fails=True)["msg"]
