@@ -10,6 +10,8 @@ short_description: Have an environment hold exactly the pinned Python packages
 description:
   - Compares the pins with what the environment holds and lets a pinned uv install what differs,
     without following dependencies, since the pins are complete.
+  - What has hashes is installed first, from the default index and C(find_links), and no file with
+    another checksum is. The rest is installed by its exact version from all indexes.
   - Packages that the pins do not name are reported as unmanaged and left alone.
   - When all is there, the marker C(.vllm-release.json) says C(complete).
 options:
@@ -22,8 +24,25 @@ options:
     type: list
     elements: str
     required: true
+  hashes:
+    description:
+      - SHA-256 of the files of a requirement that may be installed, by the package's name.
+      - They are no part of the release's identity, and what is installed is not checked again.
+    type: dict
+    required: false
+    default: {}
+  find_links:
+    description:
+      - Directories and pages with wheels, looked at besides the indexes. No URL may carry a
+        password.
+    type: list
+    elements: str
+    required: false
+    default: []
   indexes:
-    description: Package indexes asked before the default one. No URL may carry a password.
+    description:
+      - Package indexes asked before the default one, for requirements without hashes. An index of
+        some packages may have its own build of others. No URL may carry a password.
     type: list
     elements: str
     required: false
@@ -94,6 +113,8 @@ EXAMPLES = r"""
     requirements:
       - vllm==0.31.0+cpu
       - torch==2.13.0
+    hashes:
+      torch: [bcf9fa90b79f7f62cbaef9b4eb3d9a5e6b5ab4ec98a90a0fc0d8a1bd1ed9b7b6]
     indexes:
       - https://mirror.example.org/vllm/simple/
 """
@@ -139,6 +160,9 @@ from ansible.module_utils.vllm_urls import refuse_credentials
 
 TOOLS = {"pip", "setuptools", "wheel", "uv"}
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# uv's words for a file whose checksum is none of those expected.
+MISMATCH = re.compile(r"Hash mismatch for `(?P<pin>[^`]+)`(?P<sums>(?:\s+[\w:]+)*)")
 LISTING = """
 import importlib.metadata, json
 found = {}
@@ -172,6 +196,26 @@ def parse_pins(requirements: list[str]) -> dict[str, str]:
     if wrong or not pins:
         raise HostError(f"requirements must be pins, name==version, each name once: {wrong}")
     return pins
+
+
+def with_hashes(requirements: list[str], hashes: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the lines of the requirements that have hashes, and those of the others.
+
+    Raises:
+        HostError: something given as a hash is none.
+    """
+    by_name = {normalise(str(name)): [str(one) for one in found] for name, found in hashes.items()}
+    wrong = [one for found in by_name.values() for one in found if not SHA256.fullmatch(one)]
+    if wrong:
+        raise HostError(f"hashes must be SHA-256 in 64 hexadecimal digits: {wrong}")
+    hashed, bare = [], []
+    for line in (line.strip() for line in requirements):
+        words = [
+            f"--hash=sha256:{one}"
+            for one in by_name.get(normalise(re.split(r"[\[=]", line)[0]), [])
+        ]
+        (hashed if words else bare).append(" ".join([line, *words]))
+    return hashed, bare
 
 
 def digest_of(requirements: list[str]) -> str:
@@ -262,21 +306,59 @@ def install_uv(params: dict[str, Any], prefix: Path, present: dict[str, str]) ->
 
 
 def install_pins(params: dict[str, Any], prefix: Path, *, again: bool) -> None:
-    """Let uv install the pins, all of them anew when `again` is true."""
+    """Let uv install the pins, all of them anew when `again` is true.
+
+    Raises:
+        HostError: a file is not the one that was locked, or something cannot be had.
+    """
+    hashed, bare = with_hashes(params["requirements"], params["hashes"])
+    if hashed:
+        result = run_uv(params, prefix, hashed, ["--require-hashes"], again=again)
+        refuse_other_files(result, params)
+        require(result, f"uv could not install the packages into {prefix}")
+    if bare:
+        indexes = [word for url in params["indexes"] for word in ("--index", url)]
+        result = run_uv(params, prefix, bare, indexes, again=again)
+        require(result, f"uv could not install the packages into {prefix}")
+
+
+def run_uv(
+    params: dict[str, Any], prefix: Path, lines: list[str], words: list[str], *, again: bool
+) -> Finished:
+    """Run uv on some requirements and return how it ended."""
     argv = [str(prefix / "bin/uv"), "pip", "install", "--python", str(prefix / "bin/python")]
-    argv += ["--no-deps", "--index-strategy", params["index_strategy"]]
-    for index in params["indexes"]:
-        argv += ["--index", index]
-    if params["default_index"]:
-        argv += ["--default-index", params["default_index"]]
+    argv += ["--no-deps", "--index-strategy", params["index_strategy"], *words]
+    argv += ["--default-index", params["default_index"]] if params["default_index"] else []
+    argv += [word for place in params["find_links"] for word in ("--find-links", place)]
     argv += ["--compile-bytecode"] if params["compile_bytecode"] else []
     argv += ["--reinstall"] if again else []
     with tempfile.NamedTemporaryFile("w", prefix="requirements-", suffix=".txt") as stream:
-        stream.writelines(f"{line.strip()}\n" for line in params["requirements"])
+        stream.writelines(f"{line}\n" for line in lines)
         stream.flush()
         argv += ["--requirements", stream.name]
-        result = run(argv, timeout=params["timeout"], env=environment(params))
-    require(result, f"uv could not install the packages into {prefix}")
+        return run(argv, timeout=params["timeout"], env=environment(params))
+
+
+def refuse_other_files(result: Finished, params: dict[str, Any]) -> None:
+    """Say in one sentence that a source serves another file than the one that was locked.
+
+    Raises:
+        HostError: naming the package, the sources, both checksums, and the way out.
+    """
+    found = MISMATCH.search(result.errors) if result.status != 0 else None
+    if found is None:
+        return
+    index = params["default_index"] or "the default index of this host"
+    places = ", ".join([index, *params["find_links"]])
+    raise HostError(
+        f"{found['pin']} from {places} is not the file that was locked"
+        f" ({' '.join(found['sums'].split())}). Nothing of it was installed. Take the packages from"
+        " another source (vllm_sources.profile or vllm_sources.packages.default_index), or clear"
+        " the cache of the mirror that serves it. Only if that source is right, make the lock file"
+        " anew (scripts/lock-engine).",
+        package=found["pin"],
+        sources=places,
+    )
 
 
 def install(params: dict[str, Any], prefix: Path, pins: dict[str, str], *, again: bool) -> None:
@@ -307,6 +389,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     params, prefix = module.params, Path(module.params["prefix"])
     urls = [*params["indexes"], *([params["default_index"]] if params["default_index"] else [])]
     refuse_credentials(urls, "indexes")
+    refuse_credentials(params["find_links"], "find_links")
+    with_hashes(params["requirements"], params["hashes"])
     pins, digest = parse_pins(params["requirements"]), digest_of(params["requirements"])
     there = (prefix / "bin/python").is_file()
     if not there and not module.check_mode:
@@ -335,6 +419,8 @@ def main() -> None:
         argument_spec={
             "prefix": {"type": "path", "required": True},
             "requirements": {"type": "list", "elements": "str", "required": True},
+            "hashes": {"type": "dict", "default": {}},
+            "find_links": {"type": "list", "elements": "str", "default": []},
             "indexes": {"type": "list", "elements": "str", "default": []},
             "default_index": {"type": "str"},
             "uv": {"type": "str", "default": "0.13.8"},

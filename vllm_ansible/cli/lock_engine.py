@@ -2,99 +2,109 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vllm_ansible import paths
-from vllm_ansible.data import project_data
+from vllm_ansible.data import DataError, project_data, read_lock
+from vllm_ansible.locking.lock import Target, flaw, make, strangers, targets, write
+from vllm_ansible.locking.uv import LockError
+
+if TYPE_CHECKING:
+    from vllm_ansible.data import Versions
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-# Left out for the CPU: built for CUDA they break transformers beside a +cpu torch; text needs none.
-LEFT_OUT = ("torchaudio", "torchcodec", "torchvision")
-# What torch's build for CUDA brings along and its build for CPU does not.
-CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton==)")
 
 
 @app.command()
 def main(
-    version: Annotated[str, typer.Argument(help="Version of vLLM, as in versions.yml.")],
-    python: Annotated[str, typer.Option(help="Python of the environment.")] = "3.10",
-    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
-    find_links: Annotated[
-        list[str] | None,
-        typer.Option(help="Directory or page with the engine's wheel; repeatable."),
+    version: Annotated[
+        str | None, typer.Argument(help="Version of vLLM, as in versions.yml.")
     ] = None,
-    index: Annotated[
-        list[str] | None, typer.Option(help="Index with the engine's wheel; repeatable.")
-    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All versions, in place of one.")] = False,
+    device: Annotated[str | None, typer.Option(help="Only for cpu or gpu.")] = None,
+    python: Annotated[str | None, typer.Option(help="Only for this Python, such as 3.10.")] = None,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Make only what is missing or stale.")
+    ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Take the newest; else old pins are kept.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing or stale. No network.")
+    ] = False,
 ) -> None:
     """Resolve vLLM's requirements and write vllm_ansible/locks/vllm-VERSION-DEVICE-pyPYTHON-*.txt.
 
-    For the CPU two files are written: with torch from the default index (built for CUDA, which
-    runs the CPU engine too) and, from the same resolution, with torch from the PyTorch CPU index.
-    The engine's wheel for CPU comes from --find-links or --index. Exit status: 0 written, 1 failed.
+    Made is every supported combination (see versions.yml) of VERSION, device and Python. For the
+    CPU these are two files: with torch from the default index (built for CUDA, which runs the CPU
+    engine too) and, from the same resolution, with torch from the PyTorch CPU index. uv asks its
+    own default index (UV_DEFAULT_INDEX); no address gets into a file.
+
+    Exit status: 0 made, or all is well; 1 something could not be made, or is missing or stale;
+    2 wrong usage.
     """
-    known = project_data().versions.vllm.get(version)
-    if known is None or device not in known.devices or not known.supports(python):
-        raise typer.BadParameter(f"versions.yml knows no vLLM {version}, {device}, Python {python}")
-    local = "+cpu" if device == "cpu" else ""
-    sources = [word for link in find_links or [] for word in ("--find-links", link)]
-    sources += [word for url in index or [] for word in ("--index", url)]
-    left_out = LEFT_OUT if device == "cpu" else ()
-    pins = resolve(f"vllm=={version}{local}", known.torch, python, sources, left_out)
-    name = f"vllm-{version}-{device}-py{python}"
-    what = f"vLLM {version}, {device}, Python {python}, x86_64"
-    write(paths.LOCKS / f"{name}-default-index.txt", f"{what}, torch from the default index", pins)
-    if device == "cpu":
-        other = for_cpu_index(pins, known.torch)
-        write(paths.LOCKS / f"{name}-cpu-index.txt", f"{what}, torch from the CPU index", other)
+    if (version is not None) == every:
+        raise typer.BadParameter("say either a VERSION or --all")
+    try:
+        versions = project_data().versions
+    except DataError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    chosen = [
+        one
+        for one in targets(versions)
+        if version in {None, one.version}
+        and device in {None, one.device}
+        and python in {None, one.python}
+    ]
+    if not chosen:
+        raise typer.BadParameter("versions.yml supports no such version, device and Python")
+    found = {one: _flaws(one, versions) for one in chosen}
+    if check:
+        raise typer.Exit(_report(found, strangers(paths.LOCKS, versions) if every else []))
+    wanted = [one for one in chosen if found[one] or not stale]
+    made = [_lock(one, versions, upgrade=upgrade) for one in wanted]
+    raise typer.Exit(0 if all(made) else 1)
 
 
-def resolve(
-    engine: str, torch: str, python: str, sources: list[str], left_out: tuple[str, ...]
-) -> list[str]:
-    """All requirements of the engine with their versions, for x86_64 Linux with glibc 2.28.
-
-    Args:
-        engine: The engine's requirement.
-        torch: torch's version; the wheel's own `+cpu` is overridden, as it is not on every index.
-        python: Python's version.
-        sources: uv's words for where else it finds wheels.
-        left_out: Packages that are not wanted, whatever asks for them.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        asked, overrides, excludes = (Path(folder, n) for n in ("in", "overrides", "excludes"))
-        asked.write_text(f"{engine}\n", encoding="utf-8")
-        overrides.write_text(f"torch=={torch}\n", encoding="utf-8")
-        excludes.write_text("\n".join(left_out), encoding="utf-8")
-        command = ["uv", "pip", "compile", str(asked), "--quiet", "--no-annotate", "--no-header"]
-        command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
-        command += ["--overrides", str(overrides), "--excludes", str(excludes)]
-        done = subprocess.run([*command, *sources], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        typer.echo(f"uv could not resolve {engine}:\n{done.stderr}", err=True)
-        raise typer.Exit(1)
-    return [line for line in done.stdout.splitlines() if "==" in line]
+def _flaws(target: Target, versions: Versions) -> list[str]:
+    """What is wrong with a target's lock files, a line each."""
+    known = versions.vllm[target.version]
+    said = [(source, flaw(paths.LOCKS, target, source, known)) for source in target.sources]
+    return [f"{target.filename(source)}: {words}" for source, words in said if words is not None]
 
 
-def for_cpu_index(pins: list[str], torch: str) -> list[str]:
-    """The same pins with torch's build for CPU, and without what only its build for CUDA needs."""
-    kept = [pin for pin in pins if not CUDA_ONLY.match(pin)]
-    return [f"torch=={torch}+cpu" if pin == f"torch=={torch}" else pin for pin in kept]
+def _report(found: dict[Target, list[str]], unknown: list[str]) -> int:
+    """Prints what --check found and returns the exit status."""
+    lines = [line for flaws in found.values() for line in flaws]
+    lines += [f"{name}: versions.yml does not support it; remove it" for name in unknown]
+    for line in lines:
+        typer.echo(line)
+    files = sum(len(target.sources) for target in found)
+    if lines:
+        typer.echo("scripts/lock-engine --all --stale makes what is missing or stale")
+        return 1
+    typer.echo(f"{files} lock files are as versions.yml wants them")
+    return 0
 
 
-def write(path: Path, what: str, pins: list[str]) -> None:
-    """Writes one lock file, sorted."""
-    head = [f"# {what}.", "# Made by scripts/lock-engine; installed with --no-deps."]
-    pins = sorted(pins, key=lambda pin: pin.split("==")[0])
-    path.write_text("\n".join([*head, *pins]) + "\n", encoding="utf-8")
-    typer.echo(f"{path}: {len(pins)} packages")
+def _lock(target: Target, versions: Versions, *, upgrade: bool) -> bool:
+    """Makes and writes a target's lock files; says so, or why not."""
+    known = versions.vllm[target.version]
+    old = paths.LOCKS / target.filename("default-index")
+    kept = read_lock(old).pins if old.is_file() and not upgrade else []
+    try:
+        locks = make(target, known, kept)
+    except LockError as error:
+        typer.echo(f"{target}: {error}", err=True)
+        return False
+    for source, lock in locks.items():
+        path = paths.LOCKS / target.filename(source)
+        write(path, target, source, known, lock)
+        typer.echo(f"{path.name}: {len(lock.pins)} packages, {len(lock.hashes)} with hashes")
+    return True
 
 
 if __name__ == "__main__":

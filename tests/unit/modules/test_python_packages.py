@@ -1,10 +1,16 @@
-"""An environment holds exactly its pins; pip and uv are stand-ins here."""
+"""An environment holds exactly its pins; pip and uv are stand-ins here, but where hashes matter."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +18,7 @@ import pytest
 from tests.unit.modules.conftest import ModuleRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # "python -m pip install uv==X" puts the stand-in uv into the environment.
@@ -33,9 +40,9 @@ import os, pathlib, shutil, sys, sysconfig
 prefix, site = pathlib.Path(sys.prefix), pathlib.Path(sysconfig.get_path("purelib"))
 (prefix / "calls").open("a").write("uv " + " ".join(sys.argv[1:]) + "\\n")
 pathlib.Path(os.environ["UV_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-lines = pathlib.Path(sys.argv[sys.argv.index("--requirements") + 1]).read_text().split()
+lines = pathlib.Path(sys.argv[sys.argv.index("--requirements") + 1]).read_text().splitlines()
 for line in lines:
-    name, version = line.split("==")
+    name, version = line.split()[0].split("==")
     if name == os.environ.get("UV_FAULT"):
         sys.exit("\\n".join(f"line {n}" for n in range(60)) + f"\\nNo solution found for {line}")
     for old in site.glob(f"{name}-*.dist-info"):
@@ -161,3 +168,119 @@ def test_a_password_in_an_index_is_refused_and_not_repeated(host: Host) -> None:
     assert "mirror carries a user or password" in result["msg"]
     result.pop("invocation")
     assert "hunter2" not in json.dumps(result)
+
+
+HASHES = {"Torch": ["a" * 64, "b" * 64]}
+
+
+def test_what_has_hashes_comes_from_the_default_index_alone(host: Host) -> None:
+    found = host.run(
+        hashes=HASHES, indexes=["http://engine/"], default_index="http://m/", find_links=["/wheels"]
+    )
+    assert set(found["installed"]) == {"torch", "vllm"}
+    _, hashed, bare = host.calls()
+    assert "--require-hashes" in hashed
+    assert "http://engine/" not in hashed
+    assert "--require-hashes" not in bare
+    assert "--index http://engine/" in bare
+    for call in (hashed, bare):
+        assert "--default-index http://m/ --find-links /wheels" in call
+        assert "--no-deps" in call
+
+
+def test_hashes_do_not_change_what_a_release_is(host: Host) -> None:
+    digest = host.run()["requirements_digest"]
+    again = host.run(hashes=HASHES)
+    assert not again["changed"]
+    assert again["requirements_digest"] == digest
+
+
+def test_a_password_in_a_page_of_links_is_refused(host: Host) -> None:
+    message = host.run(fails=True, find_links=["https://user:hunter2@mirror/wheels/"])["msg"]
+    assert "find_links: the URL of mirror carries" in message
+
+
+def test_what_is_no_sha256_is_refused(host: Host) -> None:
+    assert "64 hexadecimal digits" in host.run(fails=True, hashes={"torch": ["md5"]})["msg"]
+
+
+class Index:
+    """A package index with wheels that hold next to nothing; uv is the real one."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+
+    def add(self, name: str, tag: str = "py3-none-any", content: str = "") -> str:
+        """Offer a version 1.0 and return the wheel's SHA-256."""
+        page = self.folder / name
+        page.mkdir(exist_ok=True)
+        wheel, info = page / f"{name}-1.0-{tag}.whl", f"{name}-1.0.dist-info"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"{name}.py", content)
+            archive.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+            )
+            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+            names = (f"{name}.py", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD")
+            archive.writestr(f"{info}/RECORD", "".join(f"{one},,\n" for one in names))
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        with (page / "index.html").open("a") as stream:
+            stream.write(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>\n')
+        return digest
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Index(folder, f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
+
+
+@pytest.fixture
+def real(host: Host) -> Host:
+    """The environment with the real uv in it."""
+    uv = shutil.which("uv")
+    assert uv is not None, "uv is among the tests' requirements"
+    (host.prefix / "bin/uv").symlink_to(uv)
+    host.add("uv", "0.13.8")
+    return host
+
+
+def test_the_file_that_was_locked_is_installed(real: Host, index: Index) -> None:
+    hashes = {"one": [index.add("one")]}
+    index.add("one", tag=f"cp3{sys.version_info.minor}-none-any", content="suits better")
+    index.add("two")
+    result = real.run("one==1.0", "two==1.0", hashes=hashes, default_index=index.url)
+    assert set(result["installed"]) == {"one", "two"}
+    assert (real.site / "one.py").read_text() == ""
+
+
+def test_another_file_than_the_locked_one_is_refused_in_one_sentence(
+    real: Host, index: Index
+) -> None:
+    found, locked = index.add("one"), "0" * 64
+    index.add("two")
+    pins = ("one==1.0", "two==1.0")
+    result = real.run(*pins, hashes={"one": [locked]}, default_index=index.url, fails=True)
+    assert result["msg"].startswith(f"one==1.0 from {index.url} is not the file that was locked")
+    for words in (found, locked, "vllm_sources", "scripts/lock-engine"):
+        assert words in result["msg"]
+    assert not (real.site / "one.py").exists()
+    assert real.marker()["stage"] == "installing"
+
+
+def test_wheels_of_a_directory_are_found(real: Host, index: Index) -> None:
+    index.add("one")
+    places = [str(index.folder / "one")]
+    assert real.run("one==1.0", find_links=places, default_index=f"{index.url}none/")["changed"]
+    assert (real.site / "one.py").exists()
