@@ -28,12 +28,36 @@ def upstream_status(error):
     return response.status_code if response.status_code in (403, 429) else 502
 
 
+def asking_for_the_page_itself(get):
+    """Return a session's `get` that asks for a project as PEP 503 writes it, and raises on a refusal.
+
+    proxpi 1.3.1 leaves out the last slash. An index that does not redirect then has no such page, or its relative
+    links lead elsewhere; and to any refusal proxpi answers by reading the whole list of projects, which takes more
+    than a minute where there are hundreds of thousands.
+
+    Args:
+        get: the session's own.
+    """
+
+    def ask(url, **words):
+        answer = get(url if url.endswith("/") else f"{url}/", **words)
+        answer.raise_for_status()
+        return answer
+
+    return ask
+
+
 def post_worker_init(worker):
-    """Let proxpi answer with the status that the index had."""
-    import requests  # noqa: PLC0415 - of proxpi's environment
+    """Let proxpi ask for pages by their own names, and answer with the status that the index had."""
+    # Modules of proxpi's environment, and only of it.
+    import requests  # noqa: PLC0415
+    from proxpi.server import cache  # noqa: PLC0415
 
     def answer(error):
         worker.log.warning("%s", error)
         return f"The index: {error}\n", upstream_status(error)
 
+    # With PROXPI_CACHE_SIZE=0 the session fetches nothing but pages.
+    session = cache.root_cache.session
+    session.get = asking_for_the_page_itself(session.get)
     worker.wsgi.register_error_handler(requests.RequestException, answer)
