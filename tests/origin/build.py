@@ -49,6 +49,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
             "installer": shop.keep(_installer(shop, channel)),
             "wheel": shop.keep(_engine(shop)),
             "model": shop.keep(_model(shop)),
+            "miniature": shop.keep(_miniature()),
         }
         write_json(manifest, described)
     progress(f"origin: ready after {time.monotonic() - begun:.1f} s")
@@ -123,6 +124,21 @@ def _model(shop: Workshop) -> Recipe:
         publishes=(git, lfs),
         sources=(*_COMMON, "smollm2.py", "lfs_repository.py"),
         inputs=_pins("model"),
+        make=make,
+    )
+
+
+def _miniature() -> Recipe:
+    def make(staging: Path) -> dict[str, Any]:
+        from tests.origin import miniature
+
+        return miniature.make(staging)
+
+    return Recipe(
+        name="miniature sources",
+        publishes=("mini/simple", "mini/sources", "git/mini/vllm.git"),
+        sources=("workshop.py", "lfs_repository.py", "miniature.py", "../miniature"),
+        inputs=(),
         make=make,
     )
 
