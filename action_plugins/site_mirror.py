@@ -69,4 +69,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return dict(answer)
         found = dict(answer["facts"])
         remember_facts(variables.get("ansible_inventory_sources"), host, found, display.warning)
-        return {"changed": False, "mirror": found}
+        return {"changed": False, "mirror": found, "root": root}

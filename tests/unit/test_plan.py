@@ -180,7 +180,6 @@ def test_an_old_version_without_a_socket_hears_on_loopback_with_its_own_flags():
     assert config["disable-frontend-multiprocessing"] is True
     assert config["disable-log-requests"] is True
     assert "shutdown-timeout" not in config
-    assert made.packages.locked is False
 
 
 def test_the_current_version_gets_no_flag_that_it_lost():
