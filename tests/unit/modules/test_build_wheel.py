@@ -69,7 +69,7 @@ class Host:
 
     def __init__(self, tmp_path: Path, module: ModuleRunner, programs: Path) -> None:
         self.module, self.base, self.programs = module, tmp_path / "base", programs
-        self.tree, self.env = tmp_path / "tree", {}
+        self.tree = tmp_path / "tree"
         write_program(programs / "systemd-run", SYSTEMD_RUN)
         write_program(programs / "systemctl", SYSTEMCTL)
         write_program(tmp_path / "env/bin/python", PYTHON)
@@ -80,7 +80,7 @@ class Host:
         compiled = next(iter(sorted(folder.glob("_json.*.so"))), None)
         if compiled is None:
             pytest.skip("this Python has no compiled module in a file of its own")
-        self.words = {
+        self.words: dict[str, Any] = {
             "key": "k1",
             "base": str(self.base),
             "version": "1.2.3+cpu",

@@ -29,8 +29,10 @@ def give(system: Path, **versions: str) -> None:
         )
 
 
-def ask(module: ModuleRunner, compiler: str = "auto", **words: bool):
-    return module(compiler=compiler, candidates=CANDIDATES, packages=CONDA, prefix="/env", **words)
+def ask(module: ModuleRunner, compiler: str = "auto", *, check: bool = False):
+    return module(
+        compiler=compiler, candidates=CANDIDATES, packages=CONDA, prefix="/env", check=check
+    )
 
 
 @pytest.mark.parametrize(
