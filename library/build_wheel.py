@@ -338,7 +338,8 @@ def begin(params: dict[str, Any], places: Places) -> dict[str, Any]:
     argv = [str(python), "-m", "pip", "wheel", "--verbose", "--no-build-isolation", "--no-deps"]
     argv += ["--no-index", "--no-cache-dir", "--disable-pip-version-check"]
     argv += ["--wheel-dir", str(places.staging), str(tree)]
-    start(places, unit_of(params["key"]), argv, env, limits, jobs)
+    known = {"jobs": jobs, "record": params["record"]}
+    start(places, unit_of(params["key"]), argv, env, limits, known)
     return {**look(params, places), "changed": True}
 
 
@@ -436,7 +437,9 @@ def publish(params: dict[str, Any], places: Places) -> dict[str, Any]:
         shutil.rmtree(places.staging, ignore_errors=True)
         raise
     build = {
+        # A run that joined the build has prepared nothing and knows less.
         **params["record"],
+        **seen["record"],
         "filename": wheel.name,
         "sha256": sha256_of(wheel),
         "size": wheel.stat().st_size,

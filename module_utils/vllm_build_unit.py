@@ -167,6 +167,7 @@ def observe(places: Places, unit: str, lines: int) -> dict[str, Any]:
         "progress": progress_of(text),
         "elapsed": int(until - state["started"]) if state else 0,
         "jobs": state.get("jobs"),
+        "record": state.get("record", {}),
         "log": str(places.log),
         "tail": last_lines(text, lines) if phase == FAILED else "",
     }
@@ -178,7 +179,7 @@ def start(
     argv: list[str],
     env: dict[str, str],
     limits: dict[str, str],
-    jobs: int,
+    known: dict[str, Any],
 ) -> None:
     """Start a build as a transient unit.
 
@@ -188,7 +189,7 @@ def start(
         argv: the build's program and arguments; it puts one wheel into the staging directory.
         env: its variables.
         limits: properties of the unit.
-        jobs: recorded.
+        known: what a run that joins the build shall know of it.
 
     Raises:
         HostError: systemd did not take it.
@@ -199,7 +200,7 @@ def start(
     for leftover in places.staging.glob("*.whl"):
         leftover.unlink()
     offset = places.log.stat().st_size if places.log.exists() else 0
-    state = {"started": int(time.time()), "log_offset": offset, "jobs": jobs, "unit": unit}
+    state = {"started": int(time.time()), "log_offset": offset, "unit": unit, **known}
     write_atomic(places.state, as_json(state).encode(), 0o644)
     run(["systemctl", "reset-failed", unit], timeout=30)
     words = ["systemd-run", "--quiet", "--no-ask-password", f"--unit={unit}"]

@@ -49,11 +49,20 @@ class Resolve(_Data):
 
 
 class VllmVersion(_Data):
-    """What is known of one vLLM release."""
+    """What is known of one vLLM release.
+
+    Attributes:
+        python: The versions of Python that it supports.
+        torch: The version that it pins.
+        devices: What it is installed for.
+        resolve: How its lock files are resolved.
+        sdist: SHA-256 of its source archive, as the package index states it.
+    """
 
     python: str
     torch: str
     devices: list[Device]
+    sdist: Sha256 | None = None
     resolve: Resolve = Resolve()
 
     def supports(self, python: str) -> bool:

@@ -141,7 +141,7 @@ def _too_small(facts: HostFacts, jobs: int | None, disk_mib: int) -> list[str]:
 def _source(context: Context) -> dict[str, Any]:
     if context.words.engine.source == "git":
         return {"kind": "git", "urls": context.upstream.git}
-    return {"kind": "sdist"}
+    return {"kind": "sdist", "sha256": context.known.sdist}
 
 
 def _onednn(words: Words, tag: str | None, archive_sha256: str | None) -> dict[str, Any]:
