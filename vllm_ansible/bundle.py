@@ -28,8 +28,9 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `architecture`; `installers`, `environments`, `packages` (sets of the module
-        bundle_wheels), `index_names`, `snapshots`, `os_packages`, each entry once; and `hosts`
-        (name, plan's digest, release), for people.
+        bundle_wheels), `index_names`, `snapshots`, `os_packages`, each entry once; `paths` of
+        installers and snapshots below a mirror's root; and `hosts` (name, plan's digest, release),
+        for people.
 
     Raises:
         BundleError: There are no plans, or they differ in what can be only one thing.
@@ -44,6 +45,7 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "packages": _unique(entry for plan in known for entry in _packages(plan)),
         "index_names": {url: name for plan in known for url, name in _index_names(plan).items()},
         "snapshots": _unique(_snapshot(model) for plan in known for model in plan.models),
+        "paths": _paths(known),
         "os_packages": sorted({name for plan in known for name in plan.apt}),
         "hosts": [{"host": p.host, "plan": p.digest, "release": p.release.id} for p in known],
     }
@@ -134,6 +136,13 @@ def _packages(plan: HostPlan) -> list[dict[str, Any]]:
     sets = [{**common, "requirements": lines, "indexes": packages.indexes}]
     sets[0]["find_links"] = packages.find_links
     return [*sets, {**common, "requirements": [f"uv=={packages.uv}"], "indexes": []}]
+
+
+def _paths(plans: list[HostPlan]) -> list[str]:
+    """Where a mirror host keeps the installers and the snapshots, with their manifests."""
+    installers = {f"store/installers/{plan.miniconda.filename}" for plan in plans}
+    models = {f"models/{m.name}/{m.revision}" for plan in plans for m in plan.models}
+    return sorted([*installers, *models, *(f"{path}.json" for path in models)])
 
 
 def _snapshot(model: Any) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def test_everything_that_a_plan_fetches_is_carried():
     assert uv["requirements"] == [f"uv=={host['packages']['uv']}"]
     assert found["os_packages"] == host["apt"]
     assert [s["revision"] for s in found["snapshots"]] == [m["revision"] for m in host["models"]]
+    for model in host["models"]:
+        assert f"models/{model['name']}/{model['revision']}.json" in found["paths"]
+    assert f"store/installers/{host['miniconda']['filename']}" in found["paths"]
     assert found["hosts"] == [
         {"host": "h", "plan": host["digest"], "release": host["release"]["id"]}
     ]
