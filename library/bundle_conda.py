@@ -13,15 +13,19 @@ description:
     packages and a C(repodata.json) that names these alone.
   - The destination holds afterwards the packages of these environments and nothing else.
 options:
+  base:
+    description: Directory of the environments.
+    type: path
+    required: true
   environments:
     description: The environments.
     type: list
     elements: dict
     required: true
     suboptions:
-      prefix:
-        description: Directory of the environment.
-        type: path
+      name:
+        description: Directory of the environment below O(base).
+        type: str
         required: true
       channels:
         description: The channels, in the order in which the environment was solved.
@@ -56,8 +60,9 @@ author: vllm-ansible
 EXAMPLES = r"""
 - name: The environment's packages are gathered
   bundle_conda:
+    base: /var/cache/vllm-bundle/environments
     environments:
-      - prefix: /var/cache/vllm-bundle/environments/python-3.10
+      - name: python-3.10
         channels:
           - name: main
             url: https://mirrors.tuna.tsinghua.edu.cn/anaconda/pkgs/main
@@ -196,7 +201,7 @@ def gather(params: dict[str, Any], dest: Path) -> tuple[list[str], bool]:
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     fetched = False
     for environment in params["environments"]:
-        wanted = records(Path(environment["prefix"]))
+        wanted = records(Path(params["base"]) / environment["name"])
         # A channel that lacks one of its directories is an error to conda.
         subdirs = {record["subdir"] for record in wanted} | {"noarch"}
         for channel in environment["channels"]:
@@ -234,11 +239,12 @@ def main() -> None:
         "url": {"type": "str", "required": True},
     }
     environment = {
-        "prefix": {"type": "path", "required": True},
+        "name": {"type": "str", "required": True},
         "channels": {"type": "list", "elements": "dict", "required": True, "options": channel},
     }
     module = AnsibleModule(
         argument_spec={
+            "base": {"type": "path", "required": True},
             "environments": {
                 "type": "list",
                 "elements": "dict",

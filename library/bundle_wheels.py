@@ -34,6 +34,11 @@ options:
         type: list
         elements: str
         default: []
+      find_links:
+        description: Pages and directories with files besides; they become part of C(default).
+        type: list
+        elements: str
+        default: []
       default_index:
         description: The default package index; uv's own when null.
         type: str
@@ -161,6 +166,8 @@ def compile_words(params: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     argv += [] if asked["dependencies"] else ["--no-deps"]
     for url in asked["indexes"]:
         argv += ["--index", url]
+    for url in asked["find_links"]:
+        argv += ["--find-links", url]
     if asked["default_index"]:
         argv += ["--default-index", asked["default_index"]]
     return argv
@@ -346,7 +353,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Bring the indexes to their state and return the result."""
     params, dest = module.params, Path(module.params["dest"])
     for asked in params["sets"]:
-        refuse_credentials([*asked["indexes"], asked["default_index"] or ""], "sets")
+        urls = [*asked["indexes"], *asked["find_links"], asked["default_index"] or ""]
+        refuse_credentials(urls, "sets")
     if module.check_mode:
         return {"changed": True, "files": [], "fetched": 0, "bytes": 0, "sources_only": []}
     wanted = plan(params)
@@ -371,6 +379,7 @@ def main() -> None:
         "requirements": {"type": "list", "elements": "str", "required": True},
         "python": {"type": "str", "required": True},
         "indexes": {"type": "list", "elements": "str", "default": []},
+        "find_links": {"type": "list", "elements": "str", "default": []},
         "default_index": {"type": "str"},
         "dependencies": {"type": "bool", "default": False},
     }

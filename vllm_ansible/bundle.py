@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from vllm_ansible.plan.result import HostPlan, canonical
 
 # How the installers of Miniconda say what they run on.
 _ARCHITECTURE = re.compile(r"-Linux-(\w+)\.sh$")
-# A mirror of a site tells an index's name in its address.
-_MIRRORED = re.compile(r"/pypi/([A-Za-z0-9_-]+)/simple/?$")
+# A site's mirror host tells the name of an index or channel in its address.
+_MIRRORED = re.compile(r"/(?:pypi/([a-z0-9.-]+)/simple|conda/([a-z0-9.-]+))$")
 
 
 class BundleError(Exception):
@@ -26,8 +28,9 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `architecture`; `installers`, `environments`, `packages` (sets of the module
-        bundle_wheels), `index_names`, `snapshots`, `os_packages`, each entry once; and `hosts`
-        (name, plan's digest, release), for people.
+        bundle_wheels), `index_names`, `snapshots`, `os_packages`, each entry once; `paths` of
+        installers and snapshots below a mirror's root; and `hosts` (name, plan's digest, release),
+        for people.
 
     Raises:
         BundleError: There are no plans, or they differ in what can be only one thing.
@@ -35,21 +38,17 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     known = [HostPlan.model_validate(dict(plan)) for plan in plans]
     if not known:
         raise BundleError("there are no plans: a bundle is made for an inventory with servers")
-    indexes = [url for plan in known for url in [*plan.packages.indexes, _default(plan)] if url]
     return {
         "architecture": _architecture(known),
         "installers": _installers(known),
         "environments": _unique(_environment(plan) for plan in known),
         "packages": _unique(entry for plan in known for entry in _packages(plan)),
-        "index_names": {u: m.group(1) for u in indexes if (m := _MIRRORED.search(u))},
+        "index_names": {url: name for plan in known for url, name in _index_names(plan).items()},
         "snapshots": _unique(_snapshot(model) for plan in known for model in plan.models),
+        "paths": _paths(known),
         "os_packages": sorted({name for plan in known for name in plan.apt}),
         "hosts": [{"host": p.host, "plan": p.digest, "release": p.release.id} for p in known],
     }
-
-
-def _default(plan: HostPlan) -> str:
-    return plan.packages.default_index or ""
 
 
 def _unique(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -59,15 +58,15 @@ def _unique(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _architecture(plans: list[HostPlan]) -> str:
     """What all hosts run on, as the installers' names say it."""
-    matches = {plan.host: _ARCHITECTURE.search(plan.miniconda.filename) for plan in plans}
-    found = {host: match.group(1) for host, match in matches.items() if match}
-    if len(found) < len(matches) or len(set(found.values())) > 1:
+    matches = [_ARCHITECTURE.search(plan.miniconda.filename) for plan in plans]
+    found = {match.group(1) if match else "" for match in matches}
+    if "" in found or len(found) > 1:
         said = ", ".join(f"{plan.host}: {plan.miniconda.filename}" for plan in plans)
         raise BundleError(
             f"one bundle is for one architecture, and the installers' names say more or nothing "
             f"({said}): make a bundle for each with --limit"
         )
-    return next(iter(found.values()))
+    return found.pop()
 
 
 def _installers(plans: list[HostPlan]) -> list[dict[str, Any]]:
@@ -84,31 +83,66 @@ def _installers(plans: list[HostPlan]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def _name(url: str, names: Mapping[str, str]) -> str:
+    """The name by which a mirror host serves an address, which may be its own already.
+
+    Raises:
+        BundleError: The plan does not name it.
+    """
+    address = url.rstrip("/")
+    mirrored = _MIRRORED.search(address)
+    if address in names:
+        return names[address]
+    if mirrored:
+        return str(mirrored.group(1) or mirrored.group(2))
+    raise BundleError(f"{url} has no name at a mirror host: the plan's needs do not list it")
+
+
+def _index_names(plan: HostPlan) -> dict[str, str]:
+    """The names of the package indexes that a host asks, by address."""
+    names = {one.url.rstrip("/"): one.name for one in plan.needs.indexes}
+    default = plan.packages.default_index
+    return {url: _name(url, names) for url in [*plan.packages.indexes, default] if url}
+
+
 def _environment(plan: HostPlan) -> dict[str, Any]:
-    """One conda environment and what it is solved from, by channels with their mirrors' names."""
+    """One conda environment and the channels it is solved from, by a mirror host's names."""
+    names = {one.url.rstrip("/"): one.name for one in plan.needs.channels}
     condarc = plan.miniconda.condarc
-    channels: dict[str, str] = {}
-    for place, url in enumerate(condarc.get("default_channels", [])):
-        channels.setdefault("main" if place == 0 else url.rstrip("/").rsplit("/", 1)[-1], url)
-    for name, base in condarc.get("custom_channels", {}).items():
-        channels.setdefault(name, f"{base.rstrip('/')}/{name}")
+    custom = condarc.get("custom_channels", {})
+    urls = [*condarc.get("default_channels", [])]
+    urls += [f"{base.rstrip('/')}/{name}" for name, base in custom.items()]
     entry = {
         "packages": plan.environment.packages,
         "installer": plan.miniconda.filename,
         "sha256": plan.miniconda.sha256,
         "condarc": condarc,
-        "channels": [{"name": name, "url": url} for name, url in channels.items()],
+        "channels": [{"name": _name(url, names), "url": url} for url in dict.fromkeys(urls)],
     }
     return {"name": canonical(entry)[:12], **entry}
 
 
 def _packages(plan: HostPlan) -> list[dict[str, Any]]:
     """The release's packages; and uv, which pip installs from the default index alone."""
-    common = {"python": plan.release.python, "default_index": plan.packages.default_index}
-    return [
-        {**common, "requirements": plan.packages.requirements, "indexes": plan.packages.indexes},
-        {**common, "requirements": [f"uv=={plan.packages.uv}"], "indexes": []},
-    ]
+    packages = plan.packages
+    common = {"python": plan.release.python, "default_index": packages.default_index}
+    hashes = {canonicalize_name(name): sums for name, sums in packages.hashes.items()}
+    lines = []
+    for pin in packages.requirements:
+        project = canonicalize_name(pin.split("==")[0].split("[")[0])
+        if plan.wheel is not None and project == canonicalize_name(plan.wheel.project):
+            continue  # compiled at the site: no index has it
+        lines.append(" ".join([pin, *(f"--hash=sha256:{one}" for one in hashes.get(project, []))]))
+    sets = [{**common, "requirements": lines, "indexes": packages.indexes}]
+    sets[0]["find_links"] = packages.find_links
+    return [*sets, {**common, "requirements": [f"uv=={packages.uv}"], "indexes": []}]
+
+
+def _paths(plans: list[HostPlan]) -> list[str]:
+    """Where a mirror host keeps the installers and the snapshots, with their manifests."""
+    installers = {f"store/installers/{plan.miniconda.filename}" for plan in plans}
+    models = {f"models/{m.name}/{m.revision}" for plan in plans for m in plan.models}
+    return sorted([*installers, *models, *(f"{path}.json" for path in models)])
 
 
 def _snapshot(model: Any) -> dict[str, Any]:
