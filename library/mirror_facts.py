@@ -8,9 +8,9 @@ DOCUMENTATION = r"""
 module: mirror_facts
 short_description: Tell what a mirror holds, and what it can reach
 description:
-  - Reads the store's manifest and the manifests of the model snapshots, the free disk, the name servers
-    and nginx's version.
-  - Asks which of the given addresses answer this machine, which may differ from what answers the servers.
+  - Reads the store's manifest and the manifests of the model snapshots, the free disk, the name
+    servers and nginx's version.
+  - Asks which of the given addresses answer this machine; others may answer the servers.
   - Reads only; it never changes the host, in check mode or out of it.
 options:
   root:
@@ -18,14 +18,14 @@ options:
     type: path
     required: false
     default: /srv/mirror
-  urls:
+  probe_urls:
     description: Addresses to ask; each is reachable when a GET is answered with a status below 400.
     type: list
     elements: str
     required: false
     default: []
-  timeout:
-    description: Seconds after which an address counts as not reachable. All are asked at the same time.
+  probe_timeout:
+    description: Seconds after which an address counts as not reachable. All are asked at once.
     type: int
     required: false
     default: 10
@@ -47,17 +47,18 @@ author: vllm-ansible
 EXAMPLES = r"""
 - name: What the mirror holds is known
   mirror_facts:
-    urls:
+    probe_urls:
       - https://mirrors.tuna.tsinghua.edu.cn/anaconda/miniconda/
   register: mirror
 """
 
 RETURN = r"""
-facts:
+mirror:
   description: >-
-    files (size in bytes and sha256 by path in the store, as its manifest says), models (revisions by
-    name), free_mib, nameservers (as nginx writes them), ipv6 (whether a way out by IPv6 is known),
-    nginx (its version; null where it is not installed), reachable (by URL), unreachable (reason by URL).
+    files (size in bytes and sha256 by path in the store, as its manifest says), models (revisions
+    by name), free_mib, nameservers (as nginx writes them), ipv6 (whether a way out by IPv6 is
+    known), nginx (its version; null where it is not installed), reachable (by URL), unreachable
+    (reason by URL).
   returned: always
   type: dict
   sample: {"free_mib": 81920, "ipv6": false, "nginx": "1.22.1", "models": {}}
@@ -127,7 +128,7 @@ def nginx_version() -> str | None:
 def collect(params: dict[str, Any]) -> dict[str, Any]:
     """Return all facts."""
     root = Path(params["root"])
-    answers = ask_all(params["urls"], params["timeout"])
+    answers = ask_all(params["probe_urls"], params["probe_timeout"])
     return {
         "files": store_files(root),
         "models": models(root),
@@ -145,18 +146,18 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/srv/mirror"},
-            "urls": {"type": "list", "elements": "str", "default": []},
-            "timeout": {"type": "int", "default": 10},
+            "probe_urls": {"type": "list", "elements": "str", "default": []},
+            "probe_timeout": {"type": "int", "default": 10},
             "resolv_conf": {"type": "path", "default": "/etc/resolv.conf"},
         },
         supports_check_mode=True,
     )
     try:
-        refuse_credentials(module.params["urls"], "urls")
+        refuse_credentials(module.params["probe_urls"], "probe_urls")
         facts = collect(module.params)
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
-    module.exit_json(changed=False, facts=facts)
+    module.exit_json(changed=False, mirror=facts)
 
 
 if __name__ == "__main__":
