@@ -18,13 +18,13 @@ options:
     type: path
     required: false
     default: /srv/mirror
-  probe_urls:
+  urls:
     description: Addresses to ask; each is reachable when a GET is answered with a status below 400.
     type: list
     elements: str
     required: false
     default: []
-  probe_timeout:
+  timeout:
     description: Seconds after which an address counts as not reachable. All are asked at once.
     type: int
     required: false
@@ -47,13 +47,13 @@ author: vllm-ansible
 EXAMPLES = r"""
 - name: What the mirror holds is known
   mirror_facts:
-    probe_urls:
+    urls:
       - https://mirrors.tuna.tsinghua.edu.cn/anaconda/miniconda/
   register: mirror
 """
 
 RETURN = r"""
-mirror:
+facts:
   description: >-
     files (size in bytes and sha256 by path in the store, as its manifest says), models (revisions
     by name), free_mib, nameservers (as nginx writes them), ipv6 (whether a way out by IPv6 is
@@ -128,7 +128,7 @@ def nginx_version() -> str | None:
 def collect(params: dict[str, Any]) -> dict[str, Any]:
     """Return all facts."""
     root = Path(params["root"])
-    answers = ask_all(params["probe_urls"], params["probe_timeout"])
+    answers = ask_all(params["urls"], params["timeout"])
     return {
         "files": store_files(root),
         "models": models(root),
@@ -146,18 +146,18 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/srv/mirror"},
-            "probe_urls": {"type": "list", "elements": "str", "default": []},
-            "probe_timeout": {"type": "int", "default": 10},
+            "urls": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "int", "default": 10},
             "resolv_conf": {"type": "path", "default": "/etc/resolv.conf"},
         },
         supports_check_mode=True,
     )
     try:
-        refuse_credentials(module.params["probe_urls"], "probe_urls")
+        refuse_credentials(module.params["urls"], "urls")
         facts = collect(module.params)
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
-    module.exit_json(changed=False, mirror=facts)
+    module.exit_json(changed=False, facts=facts)
 
 
 if __name__ == "__main__":

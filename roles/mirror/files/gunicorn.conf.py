@@ -36,7 +36,7 @@ def asking_for_the_page_itself(get: Callable[..., Any]) -> Callable[..., Any]:
     """Return a session's `get` that asks as PEP 503 writes it, and raises on a refusal.
 
     proxpi 1.3.1 leaves out the last slash. An index that does not redirect then has no such page,
-    or its relative links lead elsewhere; and to any refusal proxpi answers by reading the whole list
+    or its relative links lead elsewhere; and to a refusal proxpi answers by reading the whole list
     of projects, which takes more than a minute where there are hundreds of thousands.
 
     Args:
