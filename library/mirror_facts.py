@@ -8,9 +8,9 @@ DOCUMENTATION = r"""
 module: mirror_facts
 short_description: Tell what a mirror holds, and what it can reach
 description:
-  - Reads the store's manifest and the manifests of the model snapshots, the free disk, the name servers
-    and nginx's version.
-  - Asks which of the given addresses answer this machine, which may differ from what answers the servers.
+  - Reads the store's manifest and the manifests of the model snapshots, the free disk, the name
+    servers and nginx's version.
+  - Asks which of the given addresses answer this machine; others may answer the servers.
   - Reads only; it never changes the host, in check mode or out of it.
 options:
   root:
@@ -25,7 +25,7 @@ options:
     required: false
     default: []
   timeout:
-    description: Seconds after which an address counts as not reachable. All are asked at the same time.
+    description: Seconds after which an address counts as not reachable. All are asked at once.
     type: int
     required: false
     default: 10
@@ -55,9 +55,10 @@ EXAMPLES = r"""
 RETURN = r"""
 facts:
   description: >-
-    files (size in bytes and sha256 by path in the store, as its manifest says), models (revisions by
-    name), free_mib, nameservers (as nginx writes them), ipv6 (whether a way out by IPv6 is known),
-    nginx (its version; null where it is not installed), reachable (by URL), unreachable (reason by URL).
+    files (size in bytes and sha256 by path in the store, as its manifest says), models (revisions
+    by name), free_mib, nameservers (as nginx writes them), ipv6 (whether a way out by IPv6 is
+    known), nginx (its version; null where it is not installed), reachable (by URL), unreachable
+    (reason by URL).
   returned: always
   type: dict
   sample: {"free_mib": 81920, "ipv6": false, "nginx": "1.22.1", "models": {}}

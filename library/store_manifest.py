@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: store_manifest
 short_description: Have a store list what it holds
 description:
-  - Writes C(manifest.json) into a directory. It holds the size (bytes) and the SHA-256 of every file below, by
-    path, and appears whole or not at all.
+  - Writes C(manifest.json) into a directory. It holds the size (bytes) and the SHA-256 of every
+    file below, by path, and appears whole or not at all.
   - A file is read again only when its size or its time of change differs from what was seen last.
   - Names that begin with a dot are files that are still being written, and are left out.
   - Nothing is removed. What nobody expects is named in the result.
@@ -104,17 +104,18 @@ def describe(store: Path, seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in present(store):
         path = store / name
         status = path.stat()
-        known = seen.get(name)
+        known: dict[str, Any] = seen.get(name, {})
         now: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        same = isinstance(known, dict) and all(known.get(key) == now[key] for key in now)
-        now["sha256"] = known["sha256"] if same and "sha256" in known else sha256_of(path)
+        same = "sha256" in known and all(known.get(key) == value for key, value in now.items())
+        now["sha256"] = known["sha256"] if same else sha256_of(path)
         found[name] = now
     return found
 
 
 def entries(content: dict[str, Any], other: dict[str, Any]) -> str:
     """Return the entries of a manifest that another one does not have, as text."""
-    return as_json({name: said for name, said in content.items() if other.get(name) != said})
+    text: str = as_json({name: said for name, said in content.items() if other.get(name) != said})
+    return text
 
 
 def ensure(module: AnsibleModule) -> dict[str, Any]:
