@@ -175,6 +175,13 @@ def test_the_pins_hashes_are_handed_on_and_make_no_new_release():
     assert made.digest == plan().digest
 
 
+def test_what_has_no_lock_is_planned_with_a_notice_that_says_how_to_make_one():
+    made = plan(data=DATA.model_copy(update={"locks": {}}))
+    assert made.packages.locked is False
+    assert made.packages.hashes == {}
+    assert any("scripts/lock-engine" in notice for notice in made.notices)
+
+
 def test_a_release_of_another_python_does_not_decide_the_source_of_torch():
     first = plan(facts(reachable={TORCH_INDEX: True}))
     content = {"release": {**first.receipt["release"], "python": "3.12"}}
@@ -200,7 +207,6 @@ def test_an_old_version_without_a_socket_hears_on_loopback_with_its_own_flags():
     assert config["disable-frontend-multiprocessing"] is True
     assert config["disable-log-requests"] is True
     assert "shutdown-timeout" not in config
-    assert made.packages.locked is False
 
 
 def test_the_current_version_gets_no_flag_that_it_lost():
