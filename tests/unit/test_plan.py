@@ -155,6 +155,13 @@ def test_the_pins_hashes_are_handed_on_and_make_no_new_release():
     assert made.digest == plan().digest
 
 
+def test_what_has_no_lock_is_planned_with_a_notice_that_says_how_to_make_one():
+    made = plan(data=DATA.model_copy(update={"locks": {}}))
+    assert made.packages.locked is False
+    assert made.packages.hashes == {}
+    assert any("scripts/lock-engine" in notice for notice in made.notices)
+
+
 def test_a_release_of_another_python_does_not_decide_the_source_of_torch():
     first = plan(facts(reachable={TORCH_INDEX: True}))
     content = {"release": {**first.receipt["release"], "python": "3.12"}}

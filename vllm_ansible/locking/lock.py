@@ -149,9 +149,11 @@ def flaw(folder: Path, target: Target, source: TorchSource, known: VllmVersion) 
         return "stale: versions.yml or the way of resolving changed since it was made"
     lock = read_lock(path)
     bare = [pin for pin in lock.pins if _name(pin) not in lock.hashes]
-    expected = target.unhashed(known, source)
-    if bare != expected:
-        return f"not whole: has no hash for {bare}, where only {expected} may have none"
+    if bare != target.unhashed(known, source):
+        return f"not whole: no hash for {bare}, where {target.unhashed(known, source)} have none"
+    for needed in ("torch", "vllm"):
+        if needed not in {_name(pin) for pin in lock.pins}:
+            return f"not whole: it does not pin {needed}"
     return None
 
 

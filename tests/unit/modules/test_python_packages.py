@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
-import threading
-import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.standins.package_index import PackageIndex, serving
 from tests.unit.modules.conftest import ModuleRunner
 
 if TYPE_CHECKING:
@@ -204,46 +200,10 @@ def test_what_is_no_sha256_is_refused(host: Host) -> None:
     assert "64 hexadecimal digits" in host.run(fails=True, hashes={"torch": ["md5"]})["msg"]
 
 
-class Index:
-    """A package index with wheels that hold next to nothing; uv is the real one."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
-
-    def add(self, name: str, tag: str = "py3-none-any", content: str = "") -> str:
-        """Offer a version 1.0 and return the wheel's SHA-256."""
-        page = self.folder / name
-        page.mkdir(exist_ok=True)
-        wheel, info = page / f"{name}-1.0-{tag}.whl", f"{name}-1.0.dist-info"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(f"{name}.py", content)
-            archive.writestr(
-                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-            )
-            archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
-            names = (f"{name}.py", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD")
-            archive.writestr(f"{info}/RECORD", "".join(f"{one},,\n" for one in names))
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        with (page / "index.html").open("a") as stream:
-            stream.write(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>\n')
-        return digest
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing."""
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
-        """Keep the test's output clean."""
-
-
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    folder = tmp_path / "index"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Index(folder, f"http://127.0.0.1:{server.server_port}/")
-        server.shutdown()
+def index(tmp_path: Path) -> Iterator[PackageIndex]:
+    with serving(tmp_path / "index") as served:
+        yield served
 
 
 @pytest.fixture
@@ -256,7 +216,7 @@ def real(host: Host) -> Host:
     return host
 
 
-def test_the_file_that_was_locked_is_installed(real: Host, index: Index) -> None:
+def test_the_file_that_was_locked_is_installed(real: Host, index: PackageIndex) -> None:
     hashes = {"one": [index.add("one")]}
     index.add("one", tag=f"cp3{sys.version_info.minor}-none-any", content="suits better")
     index.add("two")
@@ -266,7 +226,7 @@ def test_the_file_that_was_locked_is_installed(real: Host, index: Index) -> None
 
 
 def test_another_file_than_the_locked_one_is_refused_in_one_sentence(
-    real: Host, index: Index
+    real: Host, index: PackageIndex
 ) -> None:
     found, locked = index.add("one"), "0" * 64
     index.add("two")
@@ -279,7 +239,7 @@ def test_another_file_than_the_locked_one_is_refused_in_one_sentence(
     assert real.marker()["stage"] == "installing"
 
 
-def test_wheels_of_a_directory_are_found(real: Host, index: Index) -> None:
+def test_wheels_of_a_directory_are_found(real: Host, index: PackageIndex) -> None:
     index.add("one")
     places = [str(index.folder / "one")]
     assert real.run("one==1.0", find_links=places, default_index=f"{index.url}none/")["changed"]
