@@ -1,7 +1,7 @@
 """The miniature of vLLM's sources: as archives in a package index, and as a git repository.
 
-Each comes twice: version 0.31.0 compiles, version 0.31.1 is broken on purpose. Beside them in the index is a
-stand-in for torch, as a wheel.
+Each comes twice: version 0.31.0 compiles, version 0.31.1 is broken on purpose. Beside them in the
+index is a stand-in for torch, as a wheel.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def make(staging: Path) -> dict[str, Any]:
         staging: laid out as the origin's ``www``.
 
     Returns:
-        Name, size and SHA-256 of both source archives by version, of oneDNN's and of the stand-in for torch, and
-        the commits.
+        Name, size and SHA-256 of both source archives by version, of oneDNN's and of the stand-in
+        for torch, and the commits.
     """
     index = staging / SIMPLE / "vllm"
     described: dict[str, dict[str, Any]] = {}
@@ -88,7 +88,7 @@ def _torch(directory: Path) -> dict[str, Any]:
     members = {
         "torch/__init__.py": (SOURCES / "torch/__init__.py").read_text(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = []
     with zipfile.ZipFile(wheel, "w") as archive:
