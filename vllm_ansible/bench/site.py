@@ -119,11 +119,7 @@ def _source() -> dict[str, Any]:
     """The lab's words, with the miniature in the place of vLLM's sources and of torch."""
     lab = yaml.safe_load((LAB / "group_vars/vllm.yml").read_text(encoding="utf-8"))
     sources = lab["vllm_sources"]
-    packages = {
-        "default_index": None,
-        "engine_indexes": [],
-        "torch_indexes": ["{{ lab_origin_url }}/mini/simple/"],
-    }
+    packages = sources["packages"] | {"torch_indexes": ["{{ lab_origin_url }}/mini/simple/"]}
     onednn = {
         "urls": ["{{ lab_origin_url }}/mini/sources/onednn.tar.gz"],
         "sha256": "{{ lab_manifest.miniature.onednn.sha256 }}",

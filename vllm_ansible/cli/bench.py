@@ -65,12 +65,13 @@ def sites(
     def progress(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    network = _network(subnet)
     folder = Path(tempfile.mkdtemp(prefix="vllm-bench-"))
     progress(f"inventories and logs: {folder}")
     try:
         with watcher(errors) as watch:
             report = measure_sites(
-                install.value, servers, _network(subnet), folder, progress, watch, keep=keep
+                install.value, servers, network, folder, progress, watch, keep=keep
             )
     except ProvisionError as error:
         print_failure(errors, error)
