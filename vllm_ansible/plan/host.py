@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from vllm_ansible.plan.serving import size_of
 
 if TYPE_CHECKING:
     from vllm_ansible.plan.context import Context
     from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, Release
 
-# MiB that a release takes: measured 5530 with PyPI's torch; the others are estimates with room.
+# MiB that a release takes: measured 5530 with PyPI's torch and 8153 for GPU; with room.
 RELEASE_MIB = {
     ("cpu", "cpu-index"): 3000,
     ("cpu", "default-index"): 6500,
-    ("gpu", "default-index"): 14000,
+    ("gpu", "default-index"): 10000,
 }
 MINICONDA_MIB = 1000
-# What the wheels are built against: manylinux_2_28.
-GLIBC = (2, 28)
+# Below it what vLLM needs has no wheels: llguidance has manylinux_2_31 since 1.0.
+GLIBC = "2.31"
+GLIBC_OLD = "2.28"
+LLGUIDANCE_1_SINCE = "0.17.0"
 # Debian 11's; the unit's directives are all known from there on.
 SYSTEMD = 247
 
@@ -63,9 +67,12 @@ def _has_lock_for_arm() -> bool:
 
 def _system(context: Context) -> None:
     facts = context.facts
-    if facts.glibc and tuple(int(n) for n in facts.glibc.split(".")[:2]) < GLIBC:
+    new = Version(context.version) >= Version(LLGUIDANCE_1_SINCE)
+    floor = GLIBC if new else GLIBC_OLD
+    if facts.glibc and Version(facts.glibc) < Version(floor):
         context.problems.append(
-            f"the host has glibc {facts.glibc}, the wheel needs 2.28: Debian 11, Ubuntu 20.04+"
+            f"the host has glibc {facts.glibc}, the packages of vLLM {context.version} need "
+            f"{floor}: Debian 11, Ubuntu 20.04 or newer"
         )
     if facts.systemd is not None and facts.systemd < SYSTEMD:
         context.problems.append(f"the host has systemd {facts.systemd}, the unit needs {SYSTEMD}")
