@@ -68,7 +68,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError, conclude
 
-BLOCK = re.compile(r"^# >>> conda initialize >>>$.*?^# <<< conda initialize <<<$", re.M | re.S)
+BLOCK = re.compile(
+    r"^# >>> conda initialize >>>$.*?^# <<< conda initialize <<<$", re.MULTILINE | re.DOTALL
+)
 
 
 def find_users(names: list[str]) -> list[pwd.struct_passwd]:

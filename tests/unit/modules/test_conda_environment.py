@@ -24,7 +24,8 @@ here = pathlib.Path(__file__).parent
 if os.environ.get("CONDA_SLOW"):
     (prefix / "half").touch()
     time.sleep(2)
-    (here / "calls").open("a").write(f"end, half is {'there' if (prefix / 'half').exists() else 'gone'}\\n")
+    state = "there" if (prefix / "half").exists() else "gone"
+    (here / "calls").open("a").write(f"end, half is {state}\\n")
 if os.environ.get("CONDA_FAULT"):
     sys.exit(os.environ["CONDA_FAULT"])
 (prefix / "conda-meta/history").write_text("==> now <==\\n")

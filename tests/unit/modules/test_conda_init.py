@@ -21,7 +21,8 @@ id -un >> /tmp/calls
 shift
 for shell in "$@"; do
   [ -n "$(cat ~/fault 2>/dev/null)" ] && { echo "no such luck" >&2; exit 1; }
-  printf '# >>> conda initialize >>>\\n%s\\n# <<< conda initialize <<<\\n' "'$0' shell.$shell" >> ~/.${shell}rc
+  block="# >>> conda initialize >>>\\n%s\\n# <<< conda initialize <<<\\n"
+  printf "$block" "'$0' shell.$shell" >> ~/.${shell}rc
 done
 """
 # root may become anybody; a person who runs the tests has only themselves.
@@ -92,7 +93,7 @@ def test_a_users_shells_learn_of_conda_once_and_the_files_are_theirs(host: Host)
 def test_the_block_of_another_installation_is_not_ours(host: Host) -> None:
     for name in (".bashrc", ".zshrc"):
         (host.home / name).write_text(
-            "# >>> conda initialize >>>\n'/home/a/miniconda3/bin/conda'\n# <<< conda initialize <<<\n"
+            "# >>> conda initialize >>>\n'/home/a/conda/bin/conda'\n# <<< conda initialize <<<\n"
         )
         os.chown(host.home / name, pwd.getpwnam(NAME).pw_uid, -1)
     assert host.run()["changed"]
