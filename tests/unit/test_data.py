@@ -10,6 +10,7 @@ import yaml
 
 from vllm_ansible import paths
 from vllm_ansible.data import DataError, code_digest, load_data, project_data, read_lock
+from vllm_ansible.versions import problems
 
 # Beside a torch for CPU they break `import transformers`.
 BUILT_FOR_CUDA = ("torchaudio=", "torchcodec=", "torchvision=")
@@ -21,14 +22,15 @@ def read(name: str) -> Any:
 
 def test_names_in_the_data_are_sorted():
     versions = read("versions.yml")
-    assert list(versions["miniconda"]) == sorted(versions["miniconda"])
     assert list(versions["flags"]) == sorted(versions["flags"])
-    for files in versions["miniconda"].values():
-        assert list(files) == sorted(files)
     models = read("models.yml")
     assert list(models) == sorted(models)
     profiles = read("mirrors.yml")["profiles"]
     assert list(profiles) == sorted(profiles)
+
+
+def test_miniconda_installers_are_sorted_and_whole():
+    assert problems((paths.DATA / "versions.yml").read_text("utf-8")) == []
 
 
 def test_vllm_versions_and_floors_go_up():
