@@ -40,7 +40,7 @@ def run(tmp_path: Path, module: ModuleRunner, programs: Path, monkeypatch: pytes
     write_program(programs / "apt-ftparchive", INDEX)
     write_program(programs / "gpg", GPG)
     write_program(programs / "gpgconf", "#!/bin/sh\n")
-    places = {"dest": str(tmp_path / "apt"), "cache_dir": str(tmp_path / "cache")}
+    places: dict[str, Any] = {"dest": str(tmp_path / "apt"), "cache_dir": str(tmp_path / "cache")}
 
     def call(*names: str, **words: Any) -> dict[str, Any]:
         return module(names=list(names), **places, **words)
