@@ -73,6 +73,14 @@ SHORTAGES = [
 ]
 
 
+def test_a_user_without_an_account_is_told_before_anything_is_changed():
+    on = facts(missing_users=["bob"])
+    assert plan(on).miniconda.users == []
+    with pytest.raises(PlanError) as error:
+        plan(on, vllm_conda_users=["alice", "bob"])
+    assert "vllm_conda_users names bob, who has no account" in str(error.value)
+
+
 @pytest.mark.parametrize(("record", "differs", "words", "says"), SHORTAGES)
 def test_a_host_that_cannot_take_it_is_refused_with_figures(record, differs, words, says):
     with pytest.raises(PlanError) as error:

@@ -33,6 +33,7 @@ def check_host(
     """Notes every shortage of the host, with its figures."""
     _processor(context, release)
     _system(context)
+    _users(context)
     _disk(context, release, models)
     _ports(context, instances)
 
@@ -76,6 +77,16 @@ def _system(context: Context) -> None:
         )
     if facts.systemd is not None and facts.systemd < SYSTEMD:
         context.problems.append(f"the host has systemd {facts.systemd}, the unit needs {SYSTEMD}")
+
+
+def _users(context: Context) -> None:
+    """Accounts are the operator's to make; a missing one is told before anything is changed."""
+    missing = sorted(set(context.facts.missing_users) & set(context.words.conda_users))
+    if missing:
+        context.problems.append(
+            f"vllm_conda_users names {', '.join(missing)}, who has no account on the host: create "
+            f"the account, or take the name out"
+        )
 
 
 def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> None:
