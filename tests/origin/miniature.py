@@ -62,7 +62,7 @@ def make(staging: Path) -> dict[str, Any]:
 
 def _tree(tree: Path, version: str) -> None:
     """Copies the sources, with an error in them where they are to be broken."""
-    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".deps")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".deps")
     shutil.copytree(SOURCES / "vllm-source", tree, ignore=ignored)
     if version == BROKEN:
         module = tree / "csrc/module.cpp"
