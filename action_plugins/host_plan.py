@@ -17,6 +17,7 @@ from vllm_ansible.inventory import read_host, read_site, remember_facts
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.site import Site
+from vllm_ansible.schema import Words
 
 display = Display()
 
@@ -44,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         checked = words.check()
         if checked.words is None:
             return result | {"failed": True, "msg": "\n".join(map(str, checked.problems))}
-        facts = self._facts(probe_urls(checked.words, project_data()), variables)
+        facts = self._facts(checked.words, variables)
         if facts.get("failed"):
             return result | facts
         try:
@@ -68,13 +69,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "ansible_facts": {"vllm_plan": content},
         }  # fmt: skip
 
-    def _facts(self, urls: list[str], variables: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, words: Words, variables: dict[str, Any]) -> dict[str, Any]:
         """The facts given, or asked from the host."""
         given = self._task.args.get("facts")
         if given is not None:
             return dict(given)
         path = self._task.args.get("receipt_path", "/var/lib/vllm/receipt.json")
-        arguments = {"probe_urls": urls, "receipt_path": path}
+        arguments = {
+            "probe_urls": probe_urls(words, project_data()),
+            "receipt_path": path,
+            "users": words.conda_users,
+        }
         answer = self._execute_module("host_facts", module_args=arguments, task_vars=variables)
         return answer if answer.get("failed") else dict(answer["facts"])
 

@@ -17,6 +17,7 @@ description:
   - What is in the store with the right bytes stays; what differs and is newer than the bundle stays
     too, with a warning. Pages of package indexes and lists of conda channels are united, so that
     several bundles can fill one store.
+  - The C(bundle.json) of the last one is kept in O(root).
 options:
   archive:
     description: The archive.
@@ -109,9 +110,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_bundle import Archive, copy_proved, damaged, describe, write
+from ansible.module_utils.vllm_bundle import (
+    HEAD,
+    Archive,
+    copy_proved,
+    damaged,
+    describe,
+    write,
+)
 from ansible.module_utils.vllm_errors import HostError, conclude
-from ansible.module_utils.vllm_files import require_free, sha256_of, sync_directory
+from ansible.module_utils.vllm_files import (
+    as_json,
+    require_free,
+    sha256_of,
+    sync_directory,
+    write_atomic,
+)
 from ansible.module_utils.vllm_store import is_united, unite
 
 MARGIN = 64 << 20  # bytes left free besides what is written
@@ -273,10 +287,14 @@ def unpack(module: AnsibleModule) -> dict[str, Any]:
     filling = Filling(archive, root)
     if filling.changes and not module.check_mode:
         filling.carry_out()
+    last, told_last = root / HEAD, as_json(archive.head).encode()
+    new = not last.is_file() or last.read_bytes() != told_last
+    if new and not module.check_mode:
+        write_atomic(last, told_last, 0o644)
     for name in filling.kept:
         module.warn(f"{root / name} is newer than the bundle and stays as it is")
     return {
-        "changed": bool(filling.changes),
+        "changed": bool(filling.changes) or new,
         "diff": {"before": "", "after": "".join(f"{name}\n" for name in filling.changes)},
         "placed": filling.changes,
         "kept": filling.kept,

@@ -12,6 +12,7 @@ description:
     asked for, and only then writes the marker C(.vllm-release.json) into it.
   - A half-made environment (no marker, a damaged one, no history, a Python that does not run) is
     removed and made anew. A complete one is never changed in place.
+  - A conda that outlived a killed run is waited for, up to O(timeout).
 options:
   prefix:
     description: Directory of the environment, below O(base).
@@ -83,16 +84,22 @@ stage:
   type: str
 """
 
+import contextlib
+import fcntl
 import os
 import re
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import remove_tree
 from ansible.module_utils.vllm_process import ca_environment, run
 from ansible.module_utils.vllm_release import COMPLETE, ENVIRONMENT, read_marker, write_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION_CODE = "import platform; print(platform.python_version())"
 HINTS = {
@@ -163,15 +170,48 @@ def require_place(prefix: Path, base: Path) -> None:
         raise HostError(f"prefix {prefix} is there and is no directory; move it away by hand")
 
 
-def conda_create(params: dict[str, Any], prefix: Path) -> None:
-    """Run C(conda create).
+@contextlib.contextmanager
+def alone(base: Path, timeout: float) -> Iterator[int]:
+    """Lock the base, and yield the lock's file descriptor for conda to inherit.
+
+    A conda whose module was killed goes on by itself, and holds the lock as long as it does:
+    removing and making what it still writes would leave a mixture of both.
+
+    Args:
+        base: directory of all environments.
+        timeout: seconds to wait for others.
+
+    Raises:
+        HostError: they did not end in time.
+    """
+    deadline = time.monotonic() + timeout
+    handle = os.open(base, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        f"another conda still works below {base} after {timeout:g} s; wait for it,"
+                        f" or end it (fuser {base} names it)"
+                    ) from error
+                time.sleep(0.2)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def conda_create(params: dict[str, Any], prefix: Path, lock: int) -> None:
+    """Run C(conda create); it inherits the lock, an open file.
 
     Raises:
         HostError: conda is missing or failed; the message has its last lines.
     """
     argv = [params["conda"], "create", "--yes", "--quiet", "--prefix", str(prefix)]
     env = {**ca_environment(), **{name: str(value) for name, value in params["env"].items()}}
-    result = run([*argv, *params["packages"]], timeout=params["timeout"], env=env)
+    result = run([*argv, *params["packages"]], timeout=params["timeout"], env=env, pass_fds=[lock])
     if result.status == 0:
         return
     tail = result.tail(40)
@@ -191,16 +231,17 @@ def make(params: dict[str, Any], prefix: Path) -> str:
     """
     base = Path(params["base"])
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if prefix.exists():
-        remove_tree(prefix, base)
-    try:
-        conda_create(params, prefix)
-        version = python_version(prefix, params["packages"])
-        write_marker(prefix, stage=ENVIRONMENT, packages=params["packages"], python=version)
-    except BaseException:
+    with alone(base, params["timeout"]) as lock:
         if prefix.exists():
             remove_tree(prefix, base)
-        raise
+        try:
+            conda_create(params, prefix, lock)
+            version = python_version(prefix, params["packages"])
+            write_marker(prefix, stage=ENVIRONMENT, packages=params["packages"], python=version)
+        except BaseException:
+            if prefix.exists():
+                remove_tree(prefix, base)
+            raise
     return version
 
 

@@ -32,7 +32,9 @@ options:
     required: false
     default: [g++-12, g++-13, g++-14, g++]
   packages:
-    description: conda-forge's packages that hold its compiler.
+    description:
+      - conda-forge's packages that hold its compiler. C({platform}) stands for this host's, such as
+        linux-64.
     type: list
     elements: str
     required: false
@@ -130,13 +132,15 @@ def of_conda(params: dict[str, Any], found: dict[str, str]) -> dict[str, Any]:
     """Return conda-forge's compiler, whose programs carry the machine's name."""
     if not params["packages"]:
         raise HostError("packages: name conda-forge's packages that hold its compiler")
-    base = f"{params['prefix']}/bin/{platform.machine()}-conda-linux-gnu"
+    machine = platform.machine()
+    subdir = "linux-64" if machine == "x86_64" else f"linux-{machine}"
+    base = f"{params['prefix']}/bin/{machine}-conda-linux-gnu"
     return {
         "kind": "conda",
         "version": None,
         "cc": f"{base}-gcc",
         "cxx": f"{base}-g++",
-        "packages": params["packages"],
+        "packages": [name.replace("{platform}", subdir) for name in params["packages"]],
         "found": found,
     }
 

@@ -83,14 +83,16 @@ attempts:
 """
 
 import contextlib
+import glob
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_download import TROUBLE, download, explain
+from ansible.module_utils.vllm_download import TROUBLE, PlaceError, download, explain, here
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import sha256_of, sync_directory
 from ansible.module_utils.vllm_urls import refuse_credentials
@@ -107,23 +109,36 @@ def require_checksum(text: str) -> str:
     return text.lower()
 
 
+def clear(dest: Path, timeout: float) -> None:
+    """Remove what killed runs left: no byte came for longer than a source is waited for."""
+    for leftover in dest.parent.glob(f".{glob.escape(dest.name)}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > 2 * timeout:
+                leftover.unlink()
+
+
 def fetch_from(url: str, params: dict[str, Any], wanted: str, dest: Path) -> None:
     """Fetch one source into the destination, or leave everything as it was.
 
     Raises:
         HostError: the source serves other bytes, or breaks off.
+        PlaceError: the file cannot be written.
         OSError: the source refused or could not be reached.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
+    with here():
+        handle, temporary = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
     try:
-        with os.fdopen(handle, "wb") as target:
+        # Without a buffer, whose end would cover up the first error.
+        with os.fdopen(handle, "wb", buffering=0) as target:
             found = download(url, target, params["timeout"], params["total_timeout"])
             if found != wanted:
-                raise HostError(f"wrong bytes: sha256 {found}, expected {wanted}")
-            target.flush()
-            os.fsync(target.fileno())
-        Path(temporary).replace(dest)
-        sync_directory(dest.parent)
+                size = target.tell()
+                raise HostError(f"wrong bytes: sha256 of its {size} is {found}, expected {wanted}")
+            with here():
+                os.fsync(target.fileno())
+        with here():
+            Path(temporary).replace(dest)
+            sync_directory(dest.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
@@ -133,13 +148,20 @@ def fetch(params: dict[str, Any], wanted: str, dest: Path) -> tuple[str, list[di
     """Fetch from the first source that serves; return it and the ones before it.
 
     Raises:
-        HostError: no source serves; the message has a line for each.
+        HostError: no source serves; the message has a line for each. Or the file cannot be written.
     """
     attempts: list[dict[str, str]] = []
     dest.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    clear(dest, params["timeout"])
     for url in params["urls"]:
         try:
             fetch_from(url, params, wanted, dest)
+        except PlaceError as error:
+            raise HostError(
+                f"{dest} cannot be written: {error}. No source can mend that: free some space, or"
+                " see to the directory.",
+                dest=str(dest),
+            ) from error
         except (HostError, *TROUBLE) as error:
             attempts.append({"url": url, "error": explain(error)})
         else:

@@ -33,6 +33,12 @@ options:
     type: path
     required: false
     default: /var/lib/vllm/receipt.json
+  users:
+    description: Names of users who should have an account.
+    type: list
+    elements: str
+    required: false
+    default: []
   disk_paths:
     description: Paths whose free space is told; a path's nearest existing parent counts.
     type: list
@@ -62,8 +68,8 @@ facts:
   description: >-
     architecture, distribution, distribution_version, glibc, python, systemd (number or null),
     container, cores (usable ones), numa_nodes, cpu_flags, memory_mib, memory_available_mib,
-    disk_free_mib (MiB by path), gpus (name, uuid, memory_mib, compute_capability, mig, and MIG's
-    slices with name, uuid, index and memory_mib), gpu_driver, gpu_error (why GPUs that may be there
+    missing_users (of those asked about), disk_free_mib (MiB by path), gpus (name, uuid,
+    memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and memory_mib), gpu_driver, gpu_error (why GPUs that may be there
     cannot be asked), nvidia_devices (NVIDIA's display devices on the PCI bus), reachable (by URL),
     unreachable (reason by URL), receipt (object or null), receipt_error.
   returned: always
@@ -74,6 +80,7 @@ facts:
 import csv
 import os
 import platform
+import pwd
 import re
 import shutil
 import threading
@@ -293,6 +300,15 @@ def nvidia_devices(root: Path = PCI) -> list[str]:
     return found
 
 
+def has_account(name: str) -> bool:
+    """Tell whether the host knows a user."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 def receipt(path: Path) -> dict[str, Any]:
     """Return the receipt, or why it cannot be read."""
     try:
@@ -327,6 +343,7 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         "nvidia_devices": nvidia_devices(),
         "reachable": {url: reason is None for url, reason in answers.items()},
         "unreachable": {url: reason for url, reason in answers.items() if reason},
+        "missing_users": [name for name in params["users"] if not has_account(name)],
         **receipt(Path(params["receipt_path"])),
     }
 
@@ -338,6 +355,7 @@ def main() -> None:
             "probe_urls": {"type": "list", "elements": "str", "default": []},
             "probe_timeout": {"type": "int", "default": 5},
             "gpu_timeout": {"type": "int", "default": 30},
+            "users": {"type": "list", "elements": "str", "default": []},
             "receipt_path": {"type": "path", "default": "/var/lib/vllm/receipt.json"},
             "disk_paths": {"type": "list", "elements": "path", "default": ["/opt", "/srv", "/var"]},
         },

@@ -34,6 +34,11 @@ options:
     type: path
     required: false
     default: /etc/resolv.conf
+  nginx:
+    description: The program nginx.
+    type: path
+    required: false
+    default: /usr/sbin/nginx
 attributes:
   check_mode:
     support: full
@@ -115,10 +120,10 @@ def ipv6_leads_out(routes: Path = ROUTES) -> bool:
     return any(w[0] == NOWHERE and w[1] == "00" and w[-1] != "lo" for w in lines if len(w) > 1)
 
 
-def nginx_version() -> str | None:
+def nginx_version(program: str) -> str | None:
     """Return nginx's version; None where it is not installed."""
     try:
-        said = run(["nginx", "-v"], timeout=10, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        said = run([program, "-v"], timeout=10)
     except HostError:
         return None
     match = re.search(r"nginx/(\d[\d.]*)", said.tail(5))
@@ -135,7 +140,7 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         "free_mib": free_bytes(root) >> 20,
         "nameservers": nameservers(Path(params["resolv_conf"])),
         "ipv6": ipv6_leads_out(),
-        "nginx": nginx_version(),
+        "nginx": nginx_version(params["nginx"]),
         "reachable": {url: reason is None for url, reason in answers.items()},
         "unreachable": {url: reason for url, reason in answers.items() if reason},
     }
@@ -149,6 +154,7 @@ def main() -> None:
             "urls": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 10},
             "resolv_conf": {"type": "path", "default": "/etc/resolv.conf"},
+            "nginx": {"type": "path", "default": "/usr/sbin/nginx"},
         },
         supports_check_mode=True,
     )

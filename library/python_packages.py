@@ -208,7 +208,8 @@ def with_hashes(requirements: list[str], hashes: dict[str, Any]) -> tuple[list[s
     wrong = [one for found in by_name.values() for one in found if not SHA256.fullmatch(one)]
     if wrong:
         raise HostError(f"hashes must be SHA-256 in 64 hexadecimal digits: {wrong}")
-    hashed, bare = [], []
+    hashed: list[str] = []
+    bare: list[str] = []
     for line in (line.strip() for line in requirements):
         words = [
             f"--hash=sha256:{one}"

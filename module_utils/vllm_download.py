@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_files import CHUNK
 from ansible.module_utils.vllm_urls import tls_context
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 # What goes wrong between here and a server; a HostError besides.
 TROUBLE = (OSError, ValueError, http.client.HTTPException)
+
+
+class PlaceError(OSError):
+    """The file cannot be written here: another source would not help."""
+
+
+@contextlib.contextmanager
+def here() -> Iterator[None]:
+    """Tell errors of this host's disk from those of a source.
+
+    Raises:
+        PlaceError: in the place of any error of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PlaceError(str(error)) from error
+
+
+def put(target: Any, piece: bytes) -> None:
+    """Write all of a piece; an unbuffered file may take only some of it at a time.
+
+    Raises:
+        PlaceError: it cannot be written.
+    """
+    rest = memoryview(piece)
+    with here():
+        while rest:
+            rest = rest[target.write(rest) :]
 
 
 def explain(error: Exception) -> str:
@@ -55,11 +88,12 @@ def copy(answer: Any, target: Any, digest: Any, deadline: float) -> int:
 
     Raises:
         HostError: the deadline is past, or fewer bytes came than were announced.
+        PlaceError: the file cannot be written.
     """
     begun, size, announced = time.monotonic(), 0, answer.headers.get("Content-Length")
     # read1 comes back with whatever has arrived, so that the deadline is looked at in time.
     while piece := answer.read1(CHUNK):
-        target.write(piece)
+        put(target, piece)
         if digest is not None:
             digest.update(piece)
         size += len(piece)

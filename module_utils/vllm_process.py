@@ -49,6 +49,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: str | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run a program to its end.
 
@@ -58,6 +59,7 @@ def run(
         env: variables set besides the inherited ones and the C locale.
         cwd: directory to run in.
         stdin: text for its standard input; nothing when None.
+        pass_fds: open files that the program inherits.
 
     Raises:
         HostError: the program is not there, or did not end in time.
@@ -71,6 +73,7 @@ def run(
             text=True,
             errors="replace",
             start_new_session=True,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

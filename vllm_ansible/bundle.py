@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from packaging.utils import canonicalize_name
+from pydantic import BaseModel, ConfigDict
 
-from vllm_ansible.plan.result import HostPlan, canonical
+from vllm_ansible.plan.result import (
+    Environment,
+    Miniconda,
+    ModelSnapshot,
+    Needs,
+    Packages,
+    Release,
+    WheelOrder,
+    canonical,
+)
 
 # How the installers of Miniconda say what they run on.
 _ARCHITECTURE = re.compile(r"-Linux-(\w+)\.sh$")
@@ -20,11 +30,28 @@ class BundleError(Exception):
     """The plans cannot be carried in one bundle; the message says which and the way out."""
 
 
+class Carried(BaseModel):
+    """What of a host's plan decides what is carried; it holds no secret."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    host: str
+    digest: str
+    release: Release
+    miniconda: Miniconda
+    environment: Environment
+    packages: Packages
+    wheel: WheelOrder | None
+    models: list[ModelSnapshot]
+    apt: list[str]
+    needs: Needs
+
+
 def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Everything that hosts with these plans fetch.
 
     Args:
-        plans: Plans of hosts, as `HostPlan` dumps them.
+        plans: Plans of hosts, as `HostPlan` dumps them, or the entries of `Carried` alone.
 
     Returns:
         `architecture`; `installers`, `environments`, `packages` (sets of the module
@@ -35,7 +62,7 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         BundleError: There are no plans, or they differ in what can be only one thing.
     """
-    known = [HostPlan.model_validate(dict(plan)) for plan in plans]
+    known = [Carried.model_validate(_plain(plan)) for plan in plans]
     if not known:
         raise BundleError("there are no plans: a bundle is made for an inventory with servers")
     return {
@@ -51,12 +78,21 @@ def select(plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _plain(value: Any) -> Any:
+    """Ansible hands over containers that make their entries when asked; pydantic looks inside."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
 def _unique(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each entry once, in the order in which they come."""
     return list({canonical(entry): entry for entry in entries}.values())
 
 
-def _architecture(plans: list[HostPlan]) -> str:
+def _architecture(plans: list[Carried]) -> str:
     """What all hosts run on, as the installers' names say it."""
     matches = [_ARCHITECTURE.search(plan.miniconda.filename) for plan in plans]
     found = {match.group(1) if match else "" for match in matches}
@@ -69,7 +105,7 @@ def _architecture(plans: list[HostPlan]) -> str:
     return found.pop()
 
 
-def _installers(plans: list[HostPlan]) -> list[dict[str, Any]]:
+def _installers(plans: list[Carried]) -> list[dict[str, Any]]:
     """The installers of Miniconda by file name."""
     found: dict[str, dict[str, Any]] = {}
     for plan in plans:
@@ -98,14 +134,14 @@ def _name(url: str, names: Mapping[str, str]) -> str:
     raise BundleError(f"{url} has no name at a mirror host: the plan's needs do not list it")
 
 
-def _index_names(plan: HostPlan) -> dict[str, str]:
+def _index_names(plan: Carried) -> dict[str, str]:
     """The names of the package indexes that a host asks, by address."""
     names = {one.url.rstrip("/"): one.name for one in plan.needs.indexes}
     default = plan.packages.default_index
     return {url: _name(url, names) for url in [*plan.packages.indexes, default] if url}
 
 
-def _environment(plan: HostPlan) -> dict[str, Any]:
+def _environment(plan: Carried) -> dict[str, Any]:
     """One conda environment and the channels it is solved from, by a mirror host's names."""
     names = {one.url.rstrip("/"): one.name for one in plan.needs.channels}
     condarc = plan.miniconda.condarc
@@ -122,7 +158,7 @@ def _environment(plan: HostPlan) -> dict[str, Any]:
     return {"name": canonical(entry)[:12], **entry}
 
 
-def _packages(plan: HostPlan) -> list[dict[str, Any]]:
+def _packages(plan: Carried) -> list[dict[str, Any]]:
     """The release's packages; and uv, which pip installs from the default index alone."""
     packages = plan.packages
     common = {"python": plan.release.python, "default_index": packages.default_index}
@@ -138,14 +174,14 @@ def _packages(plan: HostPlan) -> list[dict[str, Any]]:
     return [*sets, {**common, "requirements": [f"uv=={packages.uv}"], "indexes": []}]
 
 
-def _paths(plans: list[HostPlan]) -> list[str]:
+def _paths(plans: list[Carried]) -> list[str]:
     """Where a mirror host keeps the installers and the snapshots, with their manifests."""
     installers = {f"store/installers/{plan.miniconda.filename}" for plan in plans}
     models = {f"models/{m.name}/{m.revision}" for plan in plans for m in plan.models}
     return sorted([*installers, *models, *(f"{path}.json" for path in models)])
 
 
-def _snapshot(model: Any) -> dict[str, Any]:
+def _snapshot(model: ModelSnapshot) -> dict[str, Any]:
     """A model without its place on the host."""
     dumped: dict[str, Any] = model.model_dump(
         mode="json", include={"name", "revision", "sources", "include", "files"}

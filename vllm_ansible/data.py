@@ -290,7 +290,7 @@ def read_lock(path: Path) -> Lock:
     Raises:
         DataError: A line is neither a comment nor a pin, or a name is pinned twice.
     """
-    text = re.sub(r"\s*\\\n\s*", " ", path.read_text("utf-8"))
+    text = path.read_text("utf-8").replace("\\\n", " ")
     pins, hashes = [], {}
     for line in (raw for raw in text.splitlines() if raw and not raw.startswith("#")):
         pin, *words = line.split()

@@ -93,7 +93,7 @@ def _from_wheel(wheel: Path, channel: Path) -> Path:
         archive.extractall(packages)
     info = packages / f"{name}-{version}.dist-info"
     (info / "INSTALLER").write_text("conda\n")
-    # Who removes the package later removes what is listed; a directory left behind would count as it.
+    # What is not listed here stays when the package is removed, and would still count as it.
     with (info / "RECORD").open("a") as record:
         record.write(f"{info.name}/INSTALLER,,\n")
     words = email.message_from_string((info / "METADATA").read_text())

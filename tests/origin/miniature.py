@@ -106,7 +106,7 @@ def _torch(directory: Path) -> dict[str, Any]:
 
 def _tree(tree: Path, version: str) -> None:
     """Copies the sources, with an error in them where they are to be broken."""
-    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".deps")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".deps")
     shutil.copytree(SOURCES / "vllm-source", tree, ignore=ignored)
     shutil.copy(TESTS / "standins/engine.py", tree / "vllm/standin_engine.py")
     if version == BROKEN:

@@ -10,6 +10,7 @@ import yaml
 
 from vllm_ansible import paths
 from vllm_ansible.data import DataError, code_digest, load_data, project_data, read_lock
+from vllm_ansible.versions import problems
 
 # Beside a torch for CPU they break `import transformers`.
 BUILT_FOR_CUDA = ("torchaudio=", "torchcodec=", "torchvision=")
@@ -21,14 +22,15 @@ def read(name: str) -> Any:
 
 def test_names_in_the_data_are_sorted():
     versions = read("versions.yml")
-    assert list(versions["miniconda"]) == sorted(versions["miniconda"])
     assert list(versions["flags"]) == sorted(versions["flags"])
-    for files in versions["miniconda"].values():
-        assert list(files) == sorted(files)
     models = read("models.yml")
     assert list(models) == sorted(models)
     profiles = read("mirrors.yml")["profiles"]
     assert list(profiles) == sorted(profiles)
+
+
+def test_miniconda_installers_are_sorted_and_whole():
+    assert problems((paths.DATA / "versions.yml").read_text("utf-8")) == []
 
 
 def test_vllm_versions_and_floors_go_up():
@@ -61,7 +63,9 @@ def test_every_lock_is_of_its_engine_and_the_cpu_index_needs_nothing_of_cuda():
         if device == "cpu":
             assert not any(pin.startswith(BUILT_FOR_CUDA) for pin in lock.pins)
         if source == "cpu-index":
-            assert not any(pin.startswith(("nvidia-", "cuda-", "triton=")) for pin in lock.pins)
+            # triton stays only where the CPU's own list asks for it, as that of 0.11.0 does.
+            foreign = ("nvidia-", "cuda-", *(() if version == "0.11.0" else ("triton=",)))
+            assert not any(pin.startswith(foreign) for pin in lock.pins)
             assert any(pin.startswith("torch==") and pin.endswith("+cpu") for pin in lock.pins)
 
 

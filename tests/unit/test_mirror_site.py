@@ -35,6 +35,7 @@ class Outside(http.server.BaseHTTPRequestHandler):
     fault: str | None = None
     headers_seen: ClassVar[list[dict[str, str]]] = []
     version = b"1"
+    port = 0
 
     def log_message(self, *words):
         pass
@@ -54,7 +55,7 @@ class Outside(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         Outside.asked[self.path] += 1
         Outside.headers_seen.append(dict(self.headers))
-        port = self.server.files_port
+        port = Outside.port
         if Outside.fault == "cut" and "/files/" in self.path:
             self.send_response(200)
             self.send_header("Content-Length", str(len(WHEEL)))
@@ -170,8 +171,8 @@ class World:
         port = int(self.files.server_address[1])
         self.proxpi = UnixServer(str(base / "http.sock"), Outside)
         for server in (self.files, self.proxpi):
-            server.files_port = port  # type: ignore[attr-defined]
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        Outside.port = port
         self.mirror = Mirror(base, port)
         Outside.asked, Outside.fault, Outside.headers_seen = Counter(), None, []
         Outside.version = b"1"

@@ -73,6 +73,14 @@ SHORTAGES = [
 ]
 
 
+def test_a_user_without_an_account_is_told_before_anything_is_changed():
+    on = facts(missing_users=["bob"])
+    assert plan(on).miniconda.users == []
+    with pytest.raises(PlanError) as error:
+        plan(on, vllm_conda_users=["alice", "bob"])
+    assert "vllm_conda_users names bob, who has no account" in str(error.value)
+
+
 @pytest.mark.parametrize(("record", "differs", "words", "says"), SHORTAGES)
 def test_a_host_that_cannot_take_it_is_refused_with_figures(record, differs, words, says):
     with pytest.raises(PlanError) as error:
@@ -226,7 +234,18 @@ def test_the_upstream_profile_leaves_the_client_its_default_index():
 def test_the_urls_to_ask_about_are_those_of_the_profile():
     words = check_host("h", {"vllm_instances": [ONE]}, DATA).words
     assert words is not None
-    assert probe_urls(words, DATA) == [TORCH_INDEX]
+    assert probe_urls(words, DATA) == [
+        TORCH_INDEX,
+        "https://mirrors.aliyun.com/pytorch-wheels/cpu/",
+    ]
+
+
+def test_only_places_of_torch_that_answer_are_asked():
+    places = plan(facts(reachable={TORCH_INDEX: True})).packages
+    assert (TORCH_INDEX in places.indexes, places.find_links) == (True, [])
+    listing = "https://mirrors.aliyun.com/pytorch-wheels/cpu/"
+    places = plan(facts(reachable={TORCH_INDEX: False, listing: True})).packages
+    assert (TORCH_INDEX in places.indexes, places.find_links) == (False, [listing])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ DATA = project_data()
 ONE = {"name": "a", "model": "m"}
 TWO = [ONE, {**ONE, "name": "b", "port": 8001}]
 THREE = [*TWO, {**ONE, "name": "c", "port": 8002}]
-OLD = {"accept_vulnerable": True}
+OLD: dict[str, Any] = {"accept_vulnerable": True}
 
 
 def model(mib: int) -> dict[str, Any]:

@@ -69,6 +69,20 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "vllm_models.m.sources[0].kind",
         "'git-lfs'",
     ),
+    (
+        {"vllm_sources": {"conda": {"default_channels": ["https://repo.anaconda.com/pkgs/main"]}}},
+        "vllm_sources.conda.default_channels",
+        "a mirror of it, or conda-forge",
+    ),
+    (
+        {
+            "vllm_sources": {
+                "conda": {"custom_channels": {"main": "https://repo.anaconda.com/pkgs"}}
+            }
+        },
+        "vllm_sources.conda.custom_channels",
+        "until its terms are accepted",
+    ),
     ({"vllm_sources": {"profile": "tuma"}}, "vllm_sources.profile", "did you mean tuna?"),
     ({"vllm_sources": {"profile": "custom"}}, "vllm_sources.miniconda.mirrors", "at least one"),
     (

@@ -28,21 +28,43 @@ def _torch_source(context: Context, device: Device) -> TorchSource:
     if source in {"cpu-index", "default-index"} and same.items() <= installed.items():
         context.because("torch", source, "the installed release has it from there")
         return "cpu-index" if source == "cpu-index" else "default-index"
-    indexes = context.upstream.packages.torch_indexes
-    asked_by = context.site.answers if context.site.mirror else context.facts.reachable
-    held = "torch" in context.site.indexes
-    answering = [url for url in indexes if held or asked_by.get(url)]
+    places = context.upstream.packages
+    listed = [*places.torch_indexes, *places.torch_find_links]
+    answering = [url for url in listed if _answers(context, url)]
     if answering:
+        held = "torch" in context.site.indexes
         why = "the mirror host holds it" if held else f"{answering[0]} answers"
         context.because("torch", "cpu-index", why)
         return "cpu-index"
-    asked = ", ".join(indexes) or "none is listed"
+    asked = ", ".join(listed) or "none is listed"
     context.because("torch", "default-index", f"no PyTorch CPU index is known to answer ({asked})")
     context.notices.append(
         f"torch comes from the default index (built for CUDA, about 5 GB with what it needs; "
         f"the CPU engine runs on it): no PyTorch CPU index is known to answer ({asked})"
     )
     return "default-index"
+
+
+def _answers(context: Context, url: str) -> bool:
+    """Whether a place outside answers whoever fetches from it: the mirror host, else the host."""
+    if context.site.mirror is None:
+        return bool(context.facts.reachable.get(url))
+    return "torch" in context.site.indexes or bool(context.site.answers.get(url))
+
+
+def _torch_places(context: Context) -> tuple[list[str], list[str]]:
+    """The indexes and the flat listings with torch's build for CPU.
+
+    One that is dead ends the whole installation, so only those that answer are asked; where none
+    does (a release is repaired in an outage) all are, and the error names them.
+    """
+    outside, seen = context.upstream.packages, context.sources.packages
+    pairs = zip(outside.torch_indexes, seen.torch_indexes, strict=True)
+    indexes = [here for there, here in pairs if _answers(context, there)]
+    links = [url for url in seen.torch_find_links if _answers(context, url)]
+    if indexes or links:
+        return indexes, links
+    return seen.torch_indexes, seen.torch_find_links
 
 
 def choose_packages(
@@ -69,15 +91,14 @@ def choose_packages(
         torch = next(r.split("==")[1] for r in lock.pins if r.startswith("torch=="))
     _flaws(context)
     indexes = sources.engine_indexes if device == "cpu" and not compiled else []
-    if torch_source == "cpu-index":
-        indexes = [*indexes, *sources.torch_indexes]
+    of_torch = _torch_places(context) if torch_source == "cpu-index" else ([], [])
     packages = Packages(
         requirements=requirements,
         hashes=lock.hashes if lock is not None else {},
         locked=lock is not None,
-        indexes=indexes,
+        indexes=[*indexes, *of_torch[0]],
         default_index=sources.default_index,
-        find_links=sources.torch_find_links if torch_source == "cpu-index" else [],
+        find_links=of_torch[1],
         uv=context.data.versions.uv,
     )
     return packages, torch_source, torch

@@ -53,6 +53,8 @@ class HostFacts(BaseModel):
     # PCI addresses and numbers of NVIDIA's display devices, with or without a driver.
     nvidia_devices: list[str] = Field(default_factory=list)
     reachable: dict[str, bool] = Field(default_factory=dict)
+    # Of the users that the inventory names, those who have no account.
+    missing_users: list[str] = Field(default_factory=list)
     receipt: dict[str, Any] | None = None
 
     def receipt_content(self) -> dict[str, Any]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from vllm_ansible.plan.serving import size_of
 
 if TYPE_CHECKING:
     from vllm_ansible.plan.context import Context
     from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, Release
 
-# MiB that a release takes: measured 5530 with PyPI's torch; the others are estimates with room.
+# MiB that a release takes: measured 5530 with PyPI's torch and 8153 for GPU; with room.
 RELEASE_MIB = {
     ("cpu", "cpu-index"): 3000,
     ("cpu", "default-index"): 6500,
-    ("gpu", "default-index"): 14000,
+    ("gpu", "default-index"): 10000,
 }
 MINICONDA_MIB = 1000
-# What the wheels are built against: manylinux_2_28.
-GLIBC = (2, 28)
+# Below it what vLLM needs has no wheels: llguidance has manylinux_2_31 since 1.0.
+GLIBC = "2.31"
+GLIBC_OLD = "2.28"
+LLGUIDANCE_1_SINCE = "0.17.0"
 # Debian 11's; the unit's directives are all known from there on.
 SYSTEMD = 247
 
@@ -29,6 +33,7 @@ def check_host(
     """Notes every shortage of the host, with its figures."""
     _processor(context, release)
     _system(context)
+    _users(context)
     _disk(context, release, models)
     _ports(context, instances)
 
@@ -63,12 +68,25 @@ def _has_lock_for_arm() -> bool:
 
 def _system(context: Context) -> None:
     facts = context.facts
-    if facts.glibc and tuple(int(n) for n in facts.glibc.split(".")[:2]) < GLIBC:
+    new = Version(context.version) >= Version(LLGUIDANCE_1_SINCE)
+    floor = GLIBC if new else GLIBC_OLD
+    if facts.glibc and Version(facts.glibc) < Version(floor):
         context.problems.append(
-            f"the host has glibc {facts.glibc}, the wheel needs 2.28: Debian 11, Ubuntu 20.04+"
+            f"the host has glibc {facts.glibc}, the packages of vLLM {context.version} need "
+            f"{floor}: Debian 11, Ubuntu 20.04 or newer"
         )
     if facts.systemd is not None and facts.systemd < SYSTEMD:
         context.problems.append(f"the host has systemd {facts.systemd}, the unit needs {SYSTEMD}")
+
+
+def _users(context: Context) -> None:
+    """Accounts are the operator's to make; a missing one is told before anything is changed."""
+    missing = sorted(set(context.facts.missing_users) & set(context.words.conda_users))
+    if missing:
+        context.problems.append(
+            f"vllm_conda_users names {', '.join(missing)}, who has no account on the host: create "
+            f"the account, or take the name out"
+        )
 
 
 def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> None:

@@ -13,5 +13,6 @@ if TYPE_CHECKING:
 
 
 def probe_urls(words: Words, data: Data) -> list[str]:
-    """The URLs whose answer changes the plan: the PyTorch CPU indexes."""
-    return Context(words=words, facts=ASSUMED, data=data).upstream.packages.torch_indexes
+    """The URLs whose answer changes the plan: where torch's build for CPU may be had."""
+    packages = Context(words=words, facts=ASSUMED, data=data).upstream.packages
+    return [*packages.torch_indexes, *packages.torch_find_links]

@@ -297,9 +297,24 @@ def _sources(check: _Check, sources: Sources) -> None:
         check.refuse([*here, "mirrors"], "nothing", "at least one URL, as the profile is custom")
     if profile == "custom" and sources.conda is None:
         check.refuse(["vllm_sources", "conda"], "nothing", "channels, as the profile is custom")
+    _terms(check, sources)
     if profile == "custom" and not sources.packages.engine_indexes:
         where = ["vllm_sources", "packages", "engine_indexes"]
         check.refuse(where, "nothing", "at least one URL, as the profile is custom")
+
+
+def _terms(check: _Check, sources: Sources) -> None:
+    """Refuses channels that ask somebody to accept terms of service: nobody is there to do so."""
+    conda = sources.conda
+    named = {} if conda is None else {"default_channels": conda.default_channels}
+    named |= {} if conda is None else {"custom_channels": list(conda.custom_channels.values())}
+    for word, urls in named.items():
+        for url in urls:
+            if re.match(r"https?://repo\.anaconda\.(com|cloud)(/|$)", url):
+                allowed = (
+                    "a mirror of it, or conda-forge: this one stops until its terms are accepted"
+                )
+                check.refuse(["vllm_sources", "conda", word], p.shown(url), allowed)
 
 
 def _onednn(check: _Check, sources: Sources) -> None:

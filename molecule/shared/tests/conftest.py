@@ -5,6 +5,7 @@ templates; so the addresses come from the lab's own reading of the inventory.
 """
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,9 @@ INSTANCE = "smollm2-135m"
 UNIT = f"vllm@{INSTANCE}.service"
 MODEL = "smollm2-135m-instruct"
 PORT = 8000
-INVENTORY = Path(__file__).resolve().parents[2] / "inventory"
+# A scenario may have machines of its own; else they are the shared inventory's.
+_OWN = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "/nowhere"), "inventory")
+INVENTORY = _OWN if _OWN.is_dir() else Path(__file__).resolve().parents[2] / "inventory"
 
 _LAB = LabSpec.from_inventory(INVENTORY)
 _FILES = tempfile.TemporaryDirectory(prefix="vllm-checks-")
@@ -31,7 +34,7 @@ _CONFIG.write_text(
 SERVERS = [
     f"ssh://root@{machine.address}?ssh_config={_CONFIG}"
     for machine in _LAB.machines
-    if machine.seed is None  # the origin is made from a seed, a server from nothing
+    if machine.name.startswith("cpu")  # the others are the origin, a mirror host and the like
 ]
 
 

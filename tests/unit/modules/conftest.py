@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,17 @@ class ModuleRunner:
         check: bool = False,
         env: dict[str, str] | None = None,
         fails: bool = False,
+        program: Sequence[str] = (sys.executable,),
         **params: Any,
     ) -> dict[str, Any]:
-        """Run it; the test fails unless the module ends as `fails` says."""
+        """Run it with a Python; the test fails unless the module ends as `fails` says."""
         settings = {
             "_ansible_check_mode": check,
             "_ansible_diff": True,
             "_ansible_remote_tmp": "/tmp",
         }
         ended = subprocess.run(
-            [sys.executable, "-c", BOOTSTRAP, str(ROOT / "module_utils"), str(self.path)],
+            [*program, "-c", BOOTSTRAP, str(ROOT / "module_utils"), str(self.path)],
             input=json.dumps({**params, **settings}),
             env={**os.environ, **(env or {})},
             capture_output=True,

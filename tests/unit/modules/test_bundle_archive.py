@@ -46,7 +46,10 @@ class Site:
 
     def store(self) -> dict[str, bytes]:
         paths = sorted(path for path in self.root.rglob("*") if path.is_file())
-        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
+        found = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
+        # Which bundle it was, for people and for check mode.
+        assert json.loads(found.pop("bundle.json"))["format"] == 1
+        return found
 
 
 @pytest.fixture

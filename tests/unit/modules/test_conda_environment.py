@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
 
 PYTHON = f"python={sys.version_info.major}.{sys.version_info.minor}"
 CONDA = """#!/usr/bin/env python3
-import os, pathlib, sys
+import os, pathlib, sys, time
 prefix = pathlib.Path(sys.argv[sys.argv.index("--prefix") + 1])
 here = pathlib.Path(__file__).parent
 (here / "calls").open("a").write(" ".join(sys.argv[1:]) + "\\n")
 (prefix / "conda-meta").mkdir(parents=True)
+if os.environ.get("CONDA_SLOW"):
+    (prefix / "half").touch()
+    time.sleep(2)
+    state = "there" if (prefix / "half").exists() else "gone"
+    (here / "calls").open("a").write(f"end, half is {state}\\n")
 if os.environ.get("CONDA_FAULT"):
     sys.exit(os.environ["CONDA_FAULT"])
 (prefix / "conda-meta/history").write_text("==> now <==\\n")
@@ -143,3 +149,45 @@ def test_a_conda_that_hangs_is_stopped(host: Host) -> None:
     result = host.run(fails=True, timeout=1)
     assert "did not end within 1 s" in result["msg"]
     assert "solving" in result["msg"]
+
+
+def test_a_run_killed_in_the_middle_is_made_good_by_the_next(host: Host) -> None:
+    import os
+    import signal
+    import threading
+    import time
+
+    def first() -> None:
+        # The runner asserts that it ended well, and it was killed.
+        with contextlib.suppress(AssertionError):
+            host.run(env={"CONDA_SLOW": "1"}, program=["sh", "-c", note, "-", sys.executable])
+
+    note = f'echo $$ > {host.conda.parent}/pid; exec "$@"'
+    thread = threading.Thread(target=first)
+    thread.start()
+    while not (host.prefix / "half").exists():
+        time.sleep(0.01)
+    os.kill(int((host.conda.parent / "pid").read_text()), signal.SIGKILL)
+    thread.join()
+    assert host.run(check=True)["remade"], "half-made, so the marker cannot be there"
+    result = host.run()
+    assert result["remade"]
+    assert result["stage"] == "environment"
+    assert not (host.prefix / "half").exists()
+    # The first conda outlived its module; nobody took the prefix from under it.
+    log = (host.conda.parent / "calls").read_text().splitlines()
+    assert [line.split()[0] for line in log] == ["create", "end,", "create"]
+    assert log[1] == "end, half is there"
+
+
+def test_a_conda_that_never_ends_is_named(host: Host) -> None:
+    import fcntl
+    import os
+
+    host.base.mkdir()
+    handle = os.open(host.base, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    result = host.run(fails=True, timeout=1)
+    os.close(handle)
+    assert f"another conda still works below {host.base}" in result["msg"]
+    assert host.calls() == 0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CANDIDATES = ["g++-12", "g++-13", "g++"]
-CONDA = ["conda-forge::gxx_linux-64=13"]
+CONDA = ["conda-forge::gxx_{platform}=12", "conda-forge::libnuma"]
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def test_conda_forges_compiler_stands_in_for_an_old_system(
     give(system, **versions)
     result = ask(module)
     assert result["kind"] == "conda"
-    assert result["packages"] == CONDA
+    assert result["packages"][0].startswith("conda-forge::gxx_linux-")
+    assert "{" not in result["packages"][0]
+    assert result["packages"][1] == CONDA[1]
     assert result["cxx"].startswith("/env/bin/")
     assert result["cxx"].endswith("-conda-linux-gnu-g++")
 

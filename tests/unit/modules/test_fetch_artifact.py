@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,9 +36,13 @@ class Source(BaseHTTPRequestHandler):
         if fault.isdigit():
             self.send_error(int(fault))
             return
+        if fault == "mute":
+            time.sleep(3)
+            return
         self.send_response(200)
         if fault != "unannounced":
-            self.send_header("Content-Length", str(len(CONTENT)))
+            size = len(CONTENT) // 2 if fault == "short" else len(CONTENT)
+            self.send_header("Content-Length", str(size))
         self.end_headers()
         if fault == "silent":
             time.sleep(3)
@@ -46,7 +52,7 @@ class Source(BaseHTTPRequestHandler):
                 time.sleep(0.1)
         elif fault == "wrong":
             self.wfile.write(bytes(len(CONTENT)))
-        elif fault in ("cut", "unannounced"):
+        elif fault in ("cut", "unannounced", "short"):
             self.wfile.write(CONTENT[: len(CONTENT) // 2])
         else:
             self.wfile.write(CONTENT)
@@ -101,7 +107,10 @@ def test_check_mode_fetches_nothing(module: ModuleRunner, source: str, tmp_path:
         ("404", "status 404"),
         ("cut", f"broke off after {len(CONTENT) // 2} of {len(CONTENT)} bytes"),
         ("unannounced", "wrong bytes"),
-        ("wrong", "wrong bytes: sha256"),
+        ("short", f"wrong bytes: sha256 of its {len(CONTENT) // 2} is"),
+        ("wrong", f"wrong bytes: sha256 of its {len(CONTENT)} is"),
+        ("429", "status 429"),
+        ("mute", "no byte within the timeout"),
         ("silent", "no byte within the timeout"),
         ("slow", "too slow"),
     ],
@@ -118,7 +127,7 @@ def test_a_source_with_a_fault_is_left_for_the_next(
     [attempt] = result["attempts"]
     assert attempt["url"] == urls[0]
     assert said in attempt["error"]
-    assert any(said in str(text) for text in result["warnings"])
+    assert any(said in str(text) and urls[0] in str(text) for text in result["warnings"])
     assert dest.read_bytes() == CONTENT
     assert list(tmp_path.iterdir()) == [dest]
 
@@ -147,3 +156,26 @@ def test_what_cannot_be_meant_is_refused(module: ModuleRunner, tmp_path: Path) -
     secret.pop("invocation")
     assert "mirror carries a user or password" in secret["msg"]
     assert "hunter2" not in json.dumps(secret)
+
+
+def test_a_full_disk_is_not_a_sources_fault(
+    module: ModuleRunner, source: str, tmp_path: Path
+) -> None:
+    dest = tmp_path / "file"
+    program = ["bash", "-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "-", sys.executable]
+    urls = [f"{source}/good", f"{source}/good?again"]
+    result = module(urls=urls, sha256=SHA256, dest=str(dest), fails=True, program=program)
+    assert f"{dest} cannot be written" in result["msg"]
+    assert Source.asked == ["/good"], "the next mirror is not troubled"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleared_away(
+    module: ModuleRunner, source: str, tmp_path: Path
+) -> None:
+    dest, old, young = (tmp_path / name for name in ("file", ".file.abc", ".file.def"))
+    for path in (old, young):
+        path.write_bytes(CONTENT[:100])
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    module(urls=[f"{source}/good"], sha256=SHA256, dest=str(dest), timeout=30)
+    assert sorted(tmp_path.iterdir()) == [young, dest], "another run may still write the young one"
