@@ -51,7 +51,6 @@ if DEVICE != "cpu":
 setup(
     version=version(),
     packages=["vllm"],
-    entry_points={"console_scripts": ["vllm = vllm.serve:main"]},
     install_requires=requirements(),
     ext_modules=[Extension("vllm._C", sources=[], py_limited_api=True)],
     cmdclass={"build_ext": CMakeBuild},
