@@ -97,6 +97,10 @@ class _Site:
             answers=_answers(result),
         )
         self._there, self._compiled = servers, compiled
+        progress(
+            f"{spec.name}: {done.added} server(s) made in {done.seconds} s, {done.outside} bytes from "
+            f"outside, {done.compilations} compilation(s)"
+        )
         return done
 
 
