@@ -98,8 +98,8 @@ class _Site:
         )
         self._there, self._compiled = servers, compiled
         progress(
-            f"{spec.name}: {done.added} server(s) made in {done.seconds} s, {done.outside} bytes from "
-            f"outside, {done.compilations} compilation(s)"
+            f"{spec.name}: {done.added} server(s) made in {done.seconds} s, "
+            f"{done.outside} bytes from outside, {done.compilations} compilation(s)"
         )
         return done
 
