@@ -5,5 +5,5 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT / "group_vars" / "all"
-LOCKS = PROJECT / "vllm_ansible" / "locks"
+LOCKS = Path(os.environ.get("VLLM_ANSIBLE_LOCKS", PROJECT / "vllm_ansible" / "locks"))
 CACHE = Path(os.environ.get("VLLM_ANSIBLE_CACHE", PROJECT / ".cache"))

@@ -137,7 +137,10 @@ def _miniature() -> Recipe:
     return Recipe(
         name="miniature sources",
         publishes=("mini/simple", "mini/sources", "git/mini/vllm.git"),
-        sources=("workshop.py", "lfs_repository.py", "miniature.py", "../miniature"),
+        sources=(
+            *("workshop.py", "lfs_repository.py", "miniature.py"),
+            *("../miniature", "../standins/engine.py"),
+        ),
         inputs=(),
         make=make,
     )

@@ -1,14 +1,19 @@
 """The miniature of vLLM's sources: as archives in a package index, and as a git repository.
 
-Each comes twice: version 0.31.0 compiles, version 0.31.1 is broken on purpose.
+Each comes twice: version 0.31.0 compiles, version 0.31.1 is broken on purpose. Beside them in the
+index is a stand-in for torch, as a wheel.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import io
 import shutil
 import tarfile
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +21,11 @@ from urllib.parse import quote
 from tests.origin.lfs_repository import _Git as Git
 from tests.origin.workshop import describe
 
-SOURCES = Path(__file__).resolve().parents[1] / "miniature"
+TESTS = Path(__file__).resolve().parents[1]
+SOURCES = TESTS / "miniature"
 GOOD, BROKEN = "0.31.0", "0.31.1"
-INDEX, ONEDNN, REPOSITORY = "mini/simple/vllm", "mini/sources", "git/mini/vllm.git"
+SIMPLE, ONEDNN, REPOSITORY = "mini/simple", "mini/sources", "git/mini/vllm.git"
+TORCH = "2.13.0+standin"
 _DATE = 1_760_000_000
 
 
@@ -29,9 +36,10 @@ def make(staging: Path) -> dict[str, Any]:
         staging: laid out as the origin's ``www``.
 
     Returns:
-        Name, size and SHA-256 of both source archives by version and of oneDNN's, and the commits.
+        Name, size and SHA-256 of both source archives by version, of oneDNN's and of the stand-in
+        for torch, and the commits.
     """
-    index = staging / INDEX
+    index = staging / SIMPLE / "vllm"
     described: dict[str, dict[str, Any]] = {}
     index.mkdir(parents=True)
     commits = {}
@@ -45,11 +53,9 @@ def make(staging: Path) -> dict[str, Any]:
         _pack(tree, archive)
         described[version] = describe(archive)
         commits[version] = _commit(git, repository, tree, version)
-    links = [
-        f'<a href="{quote(words["filename"])}#sha256={words["sha256"]}">{words["filename"]}</a><br>'
-        for words in described.values()
-    ]
-    (index / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(links) + "\n")
+    _write_page(index, _files(described.values()))
+    torch = _torch(staging / SIMPLE / "torch")
+    _write_page(staging / SIMPLE, {"torch/": "torch", "vllm/": "vllm"})
     sources = staging / ONEDNN
     sources.mkdir(parents=True)
     _pack(SOURCES / "onednn-source", sources / "onednn.tar.gz")
@@ -57,13 +63,52 @@ def make(staging: Path) -> dict[str, Any]:
     git("update-server-info")
     (repository / "index").unlink(missing_ok=True)
     onednn = describe(sources / "onednn.tar.gz")
-    return {"sdists": described, "onednn": onednn, "commits": commits}
+    return {"sdists": described, "onednn": onednn, "torch": torch, "commits": commits}
+
+
+def _files(described: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Links of an index's page to its files: address to name."""
+    return {
+        f"{quote(words['filename'])}#sha256={words['sha256']}": words["filename"]
+        for words in described
+    }
+
+
+def _write_page(directory: Path, links: dict[str, str]) -> None:
+    """Writes a page of a simple index (PEP 503)."""
+    lines = [f'<a href="{link}">{name}</a><br>' for link, name in links.items()]
+    (directory / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(lines) + "\n")
+
+
+def _torch(directory: Path) -> dict[str, Any]:
+    """Packs the stand-in for torch as a wheel, with its page."""
+    directory.mkdir(parents=True)
+    wheel = directory / f"torch-{TORCH}-py3-none-any.whl"
+    info = f"torch-{TORCH}.dist-info"
+    members = {
+        "torch/__init__.py": (SOURCES / "torch/__init__.py").read_text(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = []
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in members.items():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            record.append(f"{name},sha256={digest.rstrip('=')},{len(text.encode())}\n")
+            archive.writestr(zipfile.ZipInfo(name), text)
+        archive.writestr(
+            zipfile.ZipInfo(f"{info}/RECORD"), "".join([*record, f"{info}/RECORD,,\n"])
+        )
+    described = describe(wheel)
+    _write_page(directory, _files([described]))
+    return described
 
 
 def _tree(tree: Path, version: str) -> None:
     """Copies the sources, with an error in them where they are to be broken."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".deps")
     shutil.copytree(SOURCES / "vllm-source", tree, ignore=ignored)
+    shutil.copy(TESTS / "standins/engine.py", tree / "vllm/standin_engine.py")
     if version == BROKEN:
         module = tree / "csrc/module.cpp"
         module.write_text(module.read_text() + "\n#error broken on purpose\n")

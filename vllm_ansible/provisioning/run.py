@@ -50,6 +50,7 @@ def provision(
     vault_password_file: str | Path | None = None,
     on_event: Callable[[TaskEvent], None] | None = None,
     log: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> ProvisionResult:
     """Carry out the whole chain on an inventory.
 
@@ -63,6 +64,7 @@ def provision(
         vault_password_file: File with the password of vaulted variables.
         on_event: Called with each step as it happens.
         log: File that receives Ansible's own output.
+        env: Variables added to the environment of Ansible.
 
     Returns:
         What was done per host and stage, and what the models answered.
@@ -81,7 +83,7 @@ def provision(
             limit=limit,
             extravars=dict(extra_vars or {}),
             cmdline=_command_line(check, diff, vault_password_file),
-            envvars=_environment(),
+            envvars=_environment() | dict(env or {}),
             event_handler=collector.handle,
             quiet=True,
         )
