@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: openai_probe
 short_description: Prove an OpenAI-compatible service by asking it
 description:
-  - Asks, in this order, C(/health), the list of models, a completion, a chat, a sampled and a streamed
-    one, through the C(openai) client.
+  - Asks, in this order, C(/health), the list of models, a completion, a chat, a sampled chat and
+    a streamed one, through the C(openai) client.
   - Needs the Python package C(openai) in the interpreter that runs it; vLLM's environment has it.
 options:
   base_url:

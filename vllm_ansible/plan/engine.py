@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 MINICONDA = "/opt/miniconda3"
 RELEASES = "/opt/vllm/releases"
-# Seconds without a byte. The mirror host fetches a file for one server; the others hear nothing until
-# it is whole, and on a slow line torch takes half an hour.
+# Seconds without a byte. The mirror host fetches a file for one server; the others hear nothing
+# until it is whole, and on a slow line torch takes half an hour.
 HTTP_TIMEOUT, MIRROR_TIMEOUT = 60, 3600
 
 
