@@ -156,16 +156,20 @@ class Handler(BaseHTTPRequestHandler):
             if number == self.engine.options.cut_after:
                 self.close_connection = True
                 return
+            if number == self.engine.options.error_after:
+                self.event({"error": {"message": "the engine died", "code": 500}})
+                break
             text = f" {word}" if number else word
             piece: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
             choice = {"index": 0, "finish_reason": None, **piece}
             self.event({**head, "choices": [choice], "usage": None})
             time.sleep(self.engine.options.token_delay)
-        ending: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
-        choice = {"index": 0, "finish_reason": "stop", **ending}
-        self.event({**head, "choices": [choice], "usage": None})
-        if (body.get("stream_options") or {}).get("include_usage"):
-            self.event({**head, "choices": [], "usage": self.usage(body)})
+        else:
+            ending: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+            choice = {"index": 0, "finish_reason": "stop", **ending}
+            self.event({**head, "choices": [choice], "usage": None})
+            if (body.get("stream_options") or {}).get("include_usage"):
+                self.event({**head, "choices": [], "usage": self.usage(body)})
         self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
 
@@ -217,6 +221,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--starting", type=float, default=0, help="seconds of 503 at first")
     parser.add_argument("--token-delay", type=float, default=0.01, help="seconds per word")
     parser.add_argument("--cut-after", type=int, help="words after which a stream breaks off")
+    parser.add_argument("--error-after", type=int, help="words after which a stream says it died")
     parser.add_argument("--fail-after", type=int, help="requests after which it is dead")
     parser.add_argument(
         "--exit-after", type=float, help="seconds after which it ends with status 1"
