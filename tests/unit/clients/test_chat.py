@@ -55,6 +55,12 @@ def test_an_answer_comes_in_pieces_and_is_measured(serve):
     assert "6 tokens, " in speed(turn)
 
 
+def test_the_servers_own_count_of_tokens_counts(serve):
+    # A piece may hold several tokens: here two lines, which the stand-in counts as two.
+    turn, _ = ask(started(serve("--answer=one\ntwo three")), "one")
+    assert turn.answer.tokens == 3
+
+
 def test_no_character_of_an_answer_is_lost(serve):
     # U+2028 ends a line for Python, and does not for a stream of events.
     text = "天空\u2028是\x85蓝色的 \U0001f600"
@@ -134,6 +140,21 @@ def test_a_stream_that_breaks_off_is_told_and_not_kept(serve, word, text):
     with pytest.raises(ChatError, match=text):
         session.ask("one", lambda _: None, lambda _: None)
     assert not session.turns
+
+
+def test_a_stream_that_ends_early_without_a_sign_is_told_too():
+    class Early(BaseHTTPRequestHandler):
+        # HTTP/1.0: the end of the connection is the end of the answer, whole or not.
+        def do_POST(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'data: {"choices": [{"delta": {"content": "The capi"}}]}\n\n')
+
+    with HTTPServer(("127.0.0.1", 0), Early) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        session = Session(Client(f"http://127.0.0.1:{server.server_port}"), "tiny")
+        with pytest.raises(ChatError, match="broke off in the middle"):
+            session.ask("one", lambda _: None, lambda _: None)
 
 
 @pytest.mark.parametrize(
