@@ -197,7 +197,9 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 def make_server(options: argparse.Namespace) -> socketserver.BaseServer:
     """Return the server, listening."""
-    handler = type("BoundHandler", (Handler,), {"engine": Engine(options)})
+    # As vLLM's server: a token leaves at once, and does not wait for the one before to be received.
+    bound = {"engine": Engine(options), "disable_nagle_algorithm": options.uds is None}
+    handler = type("BoundHandler", (Handler,), bound)
     if options.uds is None:
         return ThreadingHTTPServer((options.host, options.port), handler)
     path = Path(options.uds)

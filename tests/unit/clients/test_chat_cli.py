@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,23 @@ def test_no_answer_ends_with_1_and_the_reason_on_standard_error(serve, tmp_path)
     assert "bad-key-bad-key" not in result.output
     result = run("--url", serve("--model=tiny").url, "--model", "huge")
     assert "does not serve huge; it serves tiny" in result.stderr
+
+
+def test_in_a_pipe_an_interrupt_ends_with_130_and_leaves_what_came(serve):
+    url = serve("--token-delay=0.2", "--answer=" + "word " * 100).url
+    command = [sys.executable, "-m", "vllm_ansible.cli.chat", "--url", url]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"one")
+        process.stdin.close()
+        assert process.stdout.read(4) == b"word"
+        process.send_signal(signal.SIGINT)
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(
