@@ -164,7 +164,8 @@ def test_torch_for_a_build_may_lie_in_a_directory_of_the_build_host():
 
 
 def test_behind_a_mirror_host_its_answers_count_for_a_build():
-    off, door = {"reachable": {}}, "10.0.0.3:8080"
+    off: dict[str, Any] = {"reachable": {}}
+    door = "10.0.0.3:8080"
     assert build(off, site=Site(mirror=door, answers={TORCH_INDEX: True})).packages.indexes == [
         f"http://{door}/pypi/torch/simple/"
     ]
