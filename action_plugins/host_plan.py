@@ -75,8 +75,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if given is not None:
             return dict(given)
         path = self._task.args.get("receipt_path", "/var/lib/vllm/receipt.json")
+        # Behind a mirror host it is the mirror host that was asked what answers.
+        behind = self._site(variables).mirror is not None
         arguments = {
-            "probe_urls": probe_urls(words, project_data()),
+            "probe_urls": [] if behind else probe_urls(words, project_data()),
             "receipt_path": path,
             "users": words.conda_users,
         }

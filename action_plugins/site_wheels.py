@@ -16,6 +16,7 @@ from vllm_ansible.data import project_data
 from vllm_ansible.inventory import GROUP, read_host, read_site
 from vllm_ansible.plan import HostFacts, PlanError
 from vllm_ansible.plan.build import BuildPlan, plan_build
+from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.result import WheelOrder
 from vllm_ansible.plan.site import Site
 from vllm_ansible.plan.wheels import Kept, choose, reasons, to_compile
@@ -60,15 +61,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         mine = {key: waiting for key, (who, waiting) in wanted.items() if who == host}
         if not mine:
             return {"changed": False, "builds": []}
-        answer = self._execute_module("host_facts", module_args={}, task_vars=variables)
+        asked = [(read_host(w[0], hostvars, self._loader).check().words, w) for w in mine.values()]
+        # Behind a mirror host it is the mirror host that was asked what answers.
+        urls = {
+            url for words, _ in asked if words and not site.door
+            for url in probe_urls(words, project_data())
+        }  # fmt: skip
+        arguments = {"probe_urls": sorted(urls)}
+        answer = self._execute_module("host_facts", module_args=arguments, task_vars=variables)
         if answer.get("failed"):
             return dict(answer)
         facts = HostFacts.model_validate(answer["facts"])
         around = Site.of(site.door, _said(variables))
         builds: list[BuildPlan] = []
         problems: list[str] = []
-        for waiting in mine.values():
-            words = read_host(waiting[0], hostvars, self._loader).check().words
+        for words, waiting in asked:
             if words is None:
                 continue
             asking = {one: orders[one] for one in waiting}

@@ -69,9 +69,10 @@ facts:
     architecture, distribution, distribution_version, glibc, python, systemd (number or null),
     container, cores (usable ones), numa_nodes, cpu_flags, memory_mib, memory_available_mib,
     missing_users (of those asked about), disk_free_mib (MiB by path), gpus (name, uuid,
-    memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and memory_mib), gpu_driver, gpu_error (why GPUs that may be there
-    cannot be asked), nvidia_devices (NVIDIA's display devices on the PCI bus), reachable (by URL),
-    unreachable (reason by URL), receipt (object or null), receipt_error.
+    memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and memory_mib),
+    gpu_driver, gpu_error (why GPUs that may be there cannot be asked), nvidia_devices (NVIDIA's
+    display devices on the PCI bus), reachable (by URL), unreachable (reason by URL), receipt
+    (object or null), receipt_error.
   returned: always
   type: dict
   sample: {"architecture": "x86_64", "cores": 2, "glibc": "2.36", "memory_mib": 24000}

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: openai_probe
 short_description: Prove an OpenAI-compatible service by asking it
 description:
-  - Asks, in this order, C(/health), the list of models, a completion, a chat, and a streamed chat,
-    through the C(openai) client.
+  - Asks, in this order, C(/health), the list of models, a completion, a chat, a sampled chat and
+    a streamed one, through the C(openai) client.
   - Needs the Python package C(openai) in the interpreter that runs it; vLLM's environment has it.
 options:
   base_url:
@@ -223,6 +223,17 @@ class Probe:
             raise HostError("the chat's answer is empty")
         return text.strip()
 
+    def sampled(self) -> None:
+        """Ask as most clients do, with a temperature.
+
+        It takes another way through the engine than greedy decoding: one on the CPU that has no
+        compiler and was not told to do without died of it, after it had answered everything else.
+        """
+        request = self.request() | {"max_tokens": 4, "temperature": 0.8, "top_p": 0.95}
+        done = self.client.chat.completions.create(**request)
+        if not done.choices:
+            raise HostError("the sampled answer is empty")
+
     def stream(self) -> dict[str, Any]:
         """Ask the question as a stream and return its measures."""
         began = time.monotonic()
@@ -257,6 +268,7 @@ class Probe:
             self.check("models", self.models)
             self.check("completion", self.completion)
             answer = self.check("chat", self.chat)
+            self.check("sampled", self.sampled)
             measures = self.check("stream", self.stream)
         asked = {name: self.params[name] for name in ("base_url", "model", "question")}
         return {**asked, "answer": answer, **measures, "checks": self.checks}

@@ -7,8 +7,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_process import system_ca_file
@@ -42,7 +44,13 @@ def tls_context() -> ssl.SSLContext:
 
 
 def ask(url: str, timeout: float) -> str | None:
-    """Return None when a GET of the URL is answered, else the reason."""
+    """Return None when a GET of the URL is answered, else the reason.
+
+    A directory of the host (file://) answers when it is there.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return None if Path(url2pathname(parts.path)).exists() else "no such file or directory"
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "vllm-ansible"})  # noqa: S310 - the inventory's URL
         with urllib.request.urlopen(request, timeout=timeout, context=tls_context()):  # noqa: S310

@@ -26,6 +26,10 @@ class Engine:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.began, self.requests = options, time.monotonic(), 0
+        self.models: list[str] = options.model or ["stand-in"]
+        # What was asked, and how many streamed answers their readers left before the end.
+        self.bodies: list[dict[str, Any]] = []
+        self.left = 0
 
     def dead(self) -> bool:
         """Tell whether the engine has "died", after which /health is 503 as vLLM's is."""
@@ -43,21 +47,27 @@ class Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "unix" if not self.client_address else str(self.client_address[0])
 
-    def send_json(self, status: int, content: Any) -> None:
+    def send_json(self, status: int, content: Any, **headers: str) -> None:
         """Answer with JSON."""
-        data = json.dumps(content).encode()
+        data = json.dumps(content, ensure_ascii=False).encode()
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
-    def refuse(self, status: int, message: str) -> None:
+    def refuse(self, status: int, message: str, **headers: str) -> None:
         """Answer with an error in the API's form."""
-        self.send_json(status, {"error": {"message": message, "type": "stand-in", "code": status}})
+        error = {"message": message, "type": "stand-in", "code": status}
+        self.send_json(status, {"error": error}, **headers)
 
     def allowed(self) -> bool:
-        """Tell whether the key is right; answer 401 when not."""
+        """Tell whether the engine has started and the key is right; answer 503 or 401 when not."""
+        if time.monotonic() - self.engine.began < self.engine.options.starting:
+            self.refuse(503, "The engine is starting or has stopped", Retry_After="10")
+            return False
         key = self.engine.options.api_key
         if key and self.headers.get("Authorization") != f"Bearer {key}":
             self.refuse(401, "Unauthorized")
@@ -70,68 +80,113 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json(503 if self.engine.dead() else 200, {})
         elif self.path == "/v1/models":
             if self.allowed():
-                model = {"id": self.engine.options.model, "object": "model", "owned_by": "vllm"}
-                self.send_json(200, {"object": "list", "data": [{**model, "created": 0}]})
+                model = {"object": "model", "created": 0, "owned_by": "vllm"}
+                model["max_model_len"] = self.engine.options.max_model_len
+                data = [{"id": name, **model} for name in self.engine.models]
+                self.send_json(200, {"object": "list", "data": data})
         else:
             self.refuse(404, "Not Found")
 
     def do_POST(self) -> None:
         """Answer a completion or a chat."""
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if not self.allowed():
             return
         self.engine.requests += 1
+        try:
+            body = json.loads(data or b"{}")
+        except ValueError as error:
+            self.refuse(400, f"There was an error parsing the body: {error}")
+            return
+        self.engine.bodies.append(body)
         if self.path not in ("/v1/completions", "/v1/chat/completions"):
             self.refuse(404, "Not Found")
         elif self.engine.dead():
             self.refuse(500, "the engine is dead")
-        elif body.get("model") != self.engine.options.model:
+        elif body.get("model") not in self.engine.models:
             self.refuse(404, f"The model `{body.get('model')}` does not exist.")
+        elif (body.get("temperature") or 0) < 0:
+            self.refuse(400, f"temperature must be non-negative, got {body['temperature']}.")
+        elif prompt_tokens(body) >= self.engine.options.max_model_len:
+            length, given = self.engine.options.max_model_len, prompt_tokens(body)
+            self.refuse(
+                400,
+                f"This model's maximum context length is {length} tokens. However, your request "
+                f"has {given} input tokens. Please reduce the length of the input messages.",
+            )
         elif body.get("stream"):
-            self.stream(body)
+            try:
+                self.stream(body)
+            except (BrokenPipeError, ConnectionResetError):
+                self.engine.left += 1
         else:
-            self.whole()
+            self.whole(body)
 
-    def whole(self) -> None:
+    def usage(self, body: dict[str, Any]) -> dict[str, int]:
+        """Count words as tokens."""
+        asked, said = prompt_tokens(body), len(self.engine.options.answer.split())
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": said,
+            "total_tokens": asked + said,
+        }
+
+    def whole(self, body: dict[str, Any]) -> None:
         """Answer at once."""
-        text, count = self.engine.options.answer, len(self.engine.options.answer.split())
-        usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+        text = self.engine.options.answer
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         chat = self.path.endswith("/chat/completions")
         choice.update(
             {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         )
         kind = "chat.completion" if chat else "text_completion"
-        head = {**HEAD, "object": kind, "model": self.engine.options.model}
-        self.send_json(200, {**head, "choices": [choice], "usage": usage})
+        head = {**HEAD, "object": kind, "model": body["model"]}
+        self.send_json(200, {**head, "choices": [choice], "usage": self.usage(body)})
 
     def stream(self, body: dict[str, Any]) -> None:
         """Answer word by word, as server-sent events."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
         chat = self.path.endswith("/chat/completions")
         kind = "chat.completion.chunk" if chat else "text_completion"
-        head = {**HEAD, "object": kind, "model": self.engine.options.model}
-        words = self.engine.options.answer.split()
-        for word in words:
-            text = f"{word} "
+        head = {**HEAD, "object": kind, "model": body["model"]}
+        for number, word in enumerate(self.engine.options.answer.split(" ")):
+            if number == self.engine.options.cut_after:
+                self.close_connection = True
+                return
+            if number == self.engine.options.error_after:
+                self.event({"error": {"message": "the engine died", "code": 500}})
+                break
+            text = f" {word}" if number else word
             piece: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
             choice = {"index": 0, "finish_reason": None, **piece}
             self.event({**head, "choices": [choice], "usage": None})
             time.sleep(self.engine.options.token_delay)
-        if (body.get("stream_options") or {}).get("include_usage"):
-            count = len(words)
-            usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
-            self.event({**head, "choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
+        else:
+            ending: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+            choice = {"index": 0, "finish_reason": "stop", **ending}
+            self.event({**head, "choices": [choice], "usage": None})
+            if (body.get("stream_options") or {}).get("include_usage"):
+                self.event({**head, "choices": [], "usage": self.usage(body)})
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
 
     def event(self, content: Any) -> None:
-        """Send one event."""
-        self.wfile.write(b"data: " + json.dumps(content).encode() + b"\n\n")
+        """Send one event, its text as it is and not escaped, as vLLM does."""
+        self.chunk(b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n")
+
+    def chunk(self, data: bytes) -> None:
+        """Send one chunk of a body of unknown length; the empty one ends it."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.flush()
+
+
+def prompt_tokens(body: dict[str, Any]) -> int:
+    """Return how many words a request asks with."""
+    texts = [str(one.get("content")) for one in body.get("messages", [])]
+    return sum(len(text.split()) for text in [*texts, str(body.get("prompt", ""))])
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -142,7 +197,9 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 def make_server(options: argparse.Namespace) -> socketserver.BaseServer:
     """Return the server, listening."""
-    handler = type("BoundHandler", (Handler,), {"engine": Engine(options)})
+    # As vLLM's server: a token leaves at once, and does not wait for the one before to be received.
+    bound = {"engine": Engine(options), "disable_nagle_algorithm": options.uds is None}
+    handler = type("BoundHandler", (Handler,), bound)
     if options.uds is None:
         return ThreadingHTTPServer((options.host, options.port), handler)
     path = Path(options.uds)
@@ -158,11 +215,15 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--uds", help="listen on this Unix socket")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--model", default="stand-in", help="served name")
+    parser.add_argument("--model", action="append", help="served name; may be repeated")
+    parser.add_argument("--max-model-len", type=int, default=2048, help="words it can read")
     parser.add_argument("--answer", default=ANSWER)
     parser.add_argument("--api-key", help="key that /v1 asks for")
     parser.add_argument("--start-delay", type=float, default=0, help="seconds before it listens")
+    parser.add_argument("--starting", type=float, default=0, help="seconds of 503 at first")
     parser.add_argument("--token-delay", type=float, default=0.01, help="seconds per word")
+    parser.add_argument("--cut-after", type=int, help="words after which a stream breaks off")
+    parser.add_argument("--error-after", type=int, help="words after which a stream says it died")
     parser.add_argument("--fail-after", type=int, help="requests after which it is dead")
     parser.add_argument(
         "--exit-after", type=float, help="seconds after which it ends with status 1"

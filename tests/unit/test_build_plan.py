@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_plan import DATA, ONE, facts
+from tests.unit.test_plan import DATA, ONE, TORCH_INDEX, facts
 from vllm_ansible.plan import PlanError, plan_host
 from vllm_ansible.plan.build import plan_build
 from vllm_ansible.plan.result import WheelOrder
@@ -91,7 +91,10 @@ def test_a_host_that_no_kept_wheel_fits_makes_a_build_and_the_others_do_not_wait
 # -- the build host -------------------------------------------------------------------------
 
 
-def build(on: dict[str, Any] | None = None, sources: dict[str, Any] | None = None, **engine: Any):
+def build(
+    on: dict[str, Any] | None = None, sources: dict[str, Any] | None = None,
+    site: Site | None = None, **engine: Any,
+):  # fmt: skip
     said = {
         "vllm_instances": [ONE],
         "vllm_engine": {"install": "source", "device": "cpu", **engine},
@@ -101,10 +104,10 @@ def build(on: dict[str, Any] | None = None, sources: dict[str, Any] | None = Non
     assert checked.words is not None, checked.problems
     waiting = plan_host(checked.words, facts(), DATA, name="h").wheel
     assert waiting is not None
+    builder = facts(**{"reachable": {TORCH_INDEX: True}, **(on or {})})
     return plan_build(
-        "b", {"h": waiting}, checked.words, facts(**(on or {})), DATA, Site(),
-        onednn_sha256="c" * 64,
-    )  # fmt: skip
+        "b", {"h": waiting}, checked.words, builder, DATA, site or Site(), onednn_sha256="c" * 64
+    )
 
 
 def test_a_build_never_has_more_compilers_than_memory_and_cores_allow():
@@ -117,9 +120,14 @@ BUILDERS = [
     # facts of the build host, engine, what is said
     ({"memory_mib": 2000}, {}, "1 compiler(s) need 3072 MiB, it has 2000"),
     ({"memory_mib": 8000}, {"jobs": 8}, "8 compiler(s) need 17408 MiB, it has 8000"),
-    ({"disk_free_mib": {"/var": 5000}}, {}, "needs 12000 MiB in /var, 5000 are free"),
+    ({"disk_free_mib": {"/var": 5000}}, {}, "needs 6000 MiB in /var, 5000 are free"),
     ({"architecture": "aarch64"}, {}, "it is aarch64, the wheel is wanted for x86_64"),
     ({"glibc": "2.41"}, {}, "it has glibc 2.41; what it compiles may not load on h (2.36)"),
+    (
+        {"reachable": {}},
+        {},
+        f"no place of it that this host was asked about answers (torch_indexes: {TORCH_INDEX};",
+    ),
 ]
 
 
@@ -129,6 +137,41 @@ def test_a_host_that_cannot_build_is_refused_before_it_begins(on, engine, says):
         build(on, **engine)
     assert says in str(error.value)
     assert str(error.value).startswith("b: as the build host: ")
+
+
+def test_a_build_has_torch_s_build_for_cpu_whatever_the_host_had_before():
+    places = build().packages
+    assert "torch==2.13.0+cpu" in places.requirements
+    assert places.indexes == [TORCH_INDEX]
+    # Its receipt says where the engine's torch once came from.
+    release = {"version": "0.31.0", "device": "cpu", "python": "3.10"}
+    had = {"receipt": {"content": {"release": release | {"torch_source": "default-index"}}}}
+    assert "torch==2.13.0+cpu" in build(had).packages.requirements
+    had["receipt"]["content"]["release"]["torch_source"] = "cpu-index"
+    with pytest.raises(PlanError, match="needs torch's build for CPU"):
+        build(had | {"reachable": {}})
+
+
+def test_torch_for_a_build_may_lie_in_a_directory_of_the_build_host():
+    listing = "file:///srv/wheels"
+    said = {"packages": {"torch_indexes": [], "torch_find_links": [listing]}}
+    found = build({"reachable": {listing: True}}, said).packages
+    assert (found.indexes, found.find_links) == ([], [listing])
+    with pytest.raises(PlanError) as error:
+        build({"reachable": {listing: False}}, said)
+    assert f"torch_indexes: none; torch_find_links: {listing}" in str(error.value)
+    assert "give in vllm_sources.packages one that does" in str(error.value)
+
+
+def test_behind_a_mirror_host_its_answers_count_for_a_build():
+    off: dict[str, Any] = {"reachable": {}}
+    door = "10.0.0.3:8080"
+    assert build(off, site=Site(mirror=door, answers={TORCH_INDEX: True})).packages.indexes == [
+        f"http://{door}/pypi/torch/simple/"
+    ]
+    assert build(off, site=Site(mirror=door, indexes=["torch"])).packages.indexes
+    with pytest.raises(PlanError, match="the mirror host was asked about"):
+        build(site=Site(mirror=door))
 
 
 def test_conda_forge_s_compiler_may_build_on_a_newer_system():

@@ -139,7 +139,7 @@ def test_a_limit_that_names_nobody_is_refused(inventory):
         read_inventory(inventory, "three")
 
 
-@pytest.mark.parametrize("name", ["example"])
+@pytest.mark.parametrize("name", ["example", "lab", "lab-source"])
 def test_the_inventories_that_come_with_the_project_are_right(name):
     for words in read_inventory(paths.PROJECT / "inventories" / name).hosts:
         assert words.check().problems == []

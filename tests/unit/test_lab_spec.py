@@ -1,5 +1,7 @@
 """What an inventory may say about the lab, and how wrong words are answered."""
 
+from dataclasses import replace
+
 import pytest
 
 from vllm_ansible.lab import LabError, LabSpec, LabWordsError
@@ -120,6 +122,15 @@ def test_the_projects_own_labs_are_right(inventory, name, third):
     assert spec.origin
     found = {one.name: str(one.address) for one in spec.machines}
     assert found == {"origin": f"10.97.{third}.2", "cpu1": f"10.97.{third}.11"}
+
+
+def test_every_lab_has_the_same_origin_but_for_its_address():
+    labs = sorted({*PROJECT.glob("inventories/lab*"), *PROJECT.glob("molecule/**/inventory")})
+    origins = [LabSpec.from_inventory(lab).machine("origin") for lab in labs]
+    assert len({one.address for one in origins}) == len(labs) > 2
+    assert {replace(one, address=origins[0].address) for one in origins} == {origins[0]}
+    assert origins[0].pip
+    assert origins[0].seed == PROJECT / "tests/origin/rootfs"
 
 
 def test_an_inventory_that_ansible_cannot_read_is_named(tmp_path):

@@ -30,7 +30,7 @@ def test_the_archives_hold_every_file_of_the_tree(made: dict[str, Any], tmp_path
     wanted = {name for name in files if "__pycache__" not in name}
     assert "requirements/build/cpu.txt" in wanted
     for words in made["sdists"].values():
-        assert wanted <= names(tmp_path / miniature.INDEX / words["filename"])
+        assert wanted <= names(tmp_path / miniature.SIMPLE / "vllm" / words["filename"])
 
 
 def test_equal_sources_are_equal_bytes_and_commits(made: dict[str, Any], tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ def test_torch_s_index_is_asked_by_the_mirror_host_and_not_by_the_server():
     assert planned(held, of=off).release.torch_source == "cpu-index"
 
 
+def test_servers_behind_a_mirror_host_wait_while_it_fetches_for_another():
+    alone, behind = planned(), planned(Site(mirror=DOOR))
+    assert behind.packages.http_timeout > 10 * alone.packages.http_timeout
+    patience = behind.miniconda.condarc["remote_read_timeout_secs"]
+    assert patience == behind.packages.http_timeout
+    assert "remote_read_timeout_secs" not in alone.miniconda.condarc
+
+
 def test_a_mirror_host_makes_no_other_release_and_pip_conf_is_recorded():
     alone, behind = planned(), planned(Site(mirror=DOOR))
     assert alone.release.id == behind.release.id

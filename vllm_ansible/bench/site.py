@@ -60,6 +60,7 @@ class Site:
         for name in ("lab_machines", "vllm"):
             (variables / name).mkdir(parents=True, exist_ok=True)
         links = {
+            "lab_origin.yml": LAB / "group_vars/lab_origin.yml",
             "lab_machines/connection.yml": LAB / "group_vars/lab_machines/connection.yml",
             "vllm/lab.yml": LAB / "group_vars/vllm.yml",
         }
@@ -95,10 +96,8 @@ class Site:
         }
 
     def _hosts(self, servers: int) -> dict[str, Any]:
-        origin = yaml.safe_load((LAB / "hosts.yml").read_text(encoding="utf-8"))
-        words = origin["all"]["children"]["lab_origin"]["hosts"][ORIGIN]
         groups = {
-            "lab_origin": {ORIGIN: words | self._at(_ORIGIN)},
+            "lab_origin": {ORIGIN: self._at(_ORIGIN)},
             "mirror": {STORE: self._at(_STORE)},
             "vllm": {name: self._at(_FIRST + n) for n, name in enumerate(names(servers))},
         }

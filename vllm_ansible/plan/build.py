@@ -13,7 +13,7 @@ from vllm_ansible.plan.result import Miniconda, Packages, PlanError, WheelOrder,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_ansible.data import Data
+    from vllm_ansible.data import Data, TorchSource
     from vllm_ansible.plan.facts import HostFacts
     from vllm_ansible.plan.site import Site
     from vllm_ansible.schema import Words
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # MiB that one compiler takes at its worst, and what the machine needs beside the compilers.
 JOB_MIB = 2048
 RESERVE_MIB = 1024
-# MiB below /var: measured 2.9 GB for the tree, the rest is the environment's torch.
-DISK_MIB = {"cpu-index": 6000, "default-index": 12000}
+# MiB below /var: measured 2.9 GB for the tree, the rest is the environment's torch for CPU.
+DISK_MIB = 6000
 
 
 class BuildPlan(_Part):
@@ -69,12 +69,15 @@ def plan_build(
         PlanError: The build host cannot do it; lists every shortage with its figures.
     """
     order = next(iter(orders.values()))
-    context = Context(words=words, facts=facts, data=data, site=site)
+    # What the host has installed says nothing of where torch for this build can be had now.
+    asked = facts.model_copy(update={"receipt": None})
+    context = Context(words=words, facts=asked, data=data, site=site)
     build = data.versions.build_of(context.version)
     packages, torch_source, _ = choose_packages(context, "cpu", compiled=True)
     problems = [
         *_cannot_load(host, orders, facts, words.engine.compiler),
-        *_too_small(facts, words.engine.jobs, DISK_MIB[torch_source]),
+        *_too_small(facts, words.engine.jobs),
+        *_no_torch(context, torch_source),
     ]
     if facts.architecture != order.architecture:
         problems.append(f"it is {facts.architecture}, the wheel is wanted for {order.architecture}")
@@ -124,7 +127,7 @@ def _cannot_load(
     return [problem]
 
 
-def _too_small(facts: HostFacts, jobs: int | None, disk_mib: int) -> list[str]:
+def _too_small(facts: HostFacts, jobs: int | None) -> list[str]:
     problems = []
     needed = RESERVE_MIB + (jobs or 1) * JOB_MIB
     if facts.memory_mib < needed:
@@ -133,9 +136,28 @@ def _too_small(facts: HostFacts, jobs: int | None, disk_mib: int) -> list[str]:
             f"{facts.memory_mib}: a smaller vllm_engine.jobs, or another host in the group build"
         )
     free = facts.disk_free_mib.get("/var")
-    if free is not None and free < disk_mib:
-        problems.append(f"disk is short: a build needs {disk_mib} MiB in /var, {free} are free")
+    if free is not None and free < DISK_MIB:
+        problems.append(f"disk is short: a build needs {DISK_MIB} MiB in /var, {free} are free")
     return problems
+
+
+def _no_torch(context: Context, torch_source: TorchSource) -> list[str]:
+    """Refuses a build without torch's build for CPU.
+
+    The default index has the one for CUDA, whose CMake files want NVIDIA's toolkit.
+    """
+    if torch_source == "cpu-index":
+        return []
+    places = context.upstream.packages
+    by = "the mirror host" if context.site.mirror else "this host"
+    said = {"torch_indexes": places.torch_indexes, "torch_find_links": places.torch_find_links}
+    asked = "; ".join(f"{word}: {', '.join(urls) or 'none'}" for word, urls in said.items())
+    problem = (
+        f"a build needs torch's build for CPU, and no place of it that {by} was asked about "
+        f"answers ({asked}): give in vllm_sources.packages one that does; torch_find_links may be "
+        f"a directory of the host with torch's wheel, such as file:///srv/wheels"
+    )
+    return [problem]
 
 
 def _source(context: Context) -> dict[str, Any]:

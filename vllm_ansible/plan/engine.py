@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
 
 if TYPE_CHECKING:
-    from vllm_ansible.data import CondaMirror, Device, TorchSource
+    from vllm_ansible.data import Device, TorchSource
     from vllm_ansible.plan.context import Context
     from vllm_ansible.plan.result import WheelOrder
 
 MINICONDA = "/opt/miniconda3"
 RELEASES = "/opt/vllm/releases"
+# Seconds without a byte. The mirror host fetches a file for one server; the others hear nothing
+# until it is whole, and on a slow line torch takes half an hour.
+HTTP_TIMEOUT, MIRROR_TIMEOUT = 60, 3600
 
 
 def _torch_source(context: Context, device: Device) -> TorchSource:
@@ -99,6 +102,7 @@ def choose_packages(
         indexes=[*indexes, *of_torch[0]],
         default_index=sources.default_index,
         find_links=of_torch[1],
+        http_timeout=HTTP_TIMEOUT if context.site.mirror is None else MIRROR_TIMEOUT,
         uv=context.data.versions.uv,
     )
     return packages, torch_source, torch
@@ -153,14 +157,16 @@ def choose_miniconda(context: Context) -> Miniconda:
         filename=filename,
         sha256=sha256,
         urls=[f"{url.rstrip('/')}/{filename}" for url in context.sources.miniconda],
-        condarc=_condarc(context.sources.conda),
+        condarc=_condarc(context),
         pip_conf=context.sources.pip,
         users=sorted(set(context.words.conda_users)),
     )
 
 
-def _condarc(conda: CondaMirror) -> dict[str, Any]:
-    return {
+def _condarc(context: Context) -> dict[str, Any]:
+    conda = context.sources.conda
+    patience = {"remote_read_timeout_secs": MIRROR_TIMEOUT} if context.site.mirror else {}
+    return patience | {
         "channels": ["defaults"],
         "default_channels": list(conda.default_channels),
         "custom_channels": dict(conda.custom_channels),

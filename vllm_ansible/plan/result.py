@@ -79,6 +79,7 @@ class Packages(_Part):
     """What is installed into it, and from where. `locked`: every version is pinned.
 
     `hashes`: the SHA-256 of each requirement's files by name, where they are the same everywhere.
+    `http_timeout`: seconds without a byte after which a download is given up.
     """
 
     requirements: list[str]
@@ -87,6 +88,7 @@ class Packages(_Part):
     indexes: list[str]
     default_index: str | None
     find_links: list[str]
+    http_timeout: int
     uv: str
 
 
@@ -259,7 +261,7 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
         exclude={
             "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
             "needs": True, "repository": True, "wheel": {"glibc"}, "miniconda": {"urls"},
-            "packages": {"hashes", "indexes", "default_index", "find_links"},
+            "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
             "models": {"__all__": {"sources", "size_bytes"}},
             "instances": {"__all__": {"ready_timeout", "url"}},
         },

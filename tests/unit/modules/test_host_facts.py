@@ -69,6 +69,17 @@ def test_an_address_is_reachable_only_when_it_answers_well(module: ModuleRunner)
     mute.close()
 
 
+def test_a_directory_of_the_host_answers_when_it_is_there(
+    module: ModuleRunner, tmp_path: Path
+) -> None:
+    there = tmp_path / "my wheels"
+    there.mkdir()
+    gone = (tmp_path / "gone").as_uri()
+    facts = module(probe_urls=[there.as_uri(), gone])["facts"]
+    assert facts["reachable"] == {there.as_uri(): True, gone: False}
+    assert facts["unreachable"] == {gone: "no such file or directory"}
+
+
 def test_the_receipt_is_read_and_a_damaged_one_is_told(
     module: ModuleRunner, tmp_path: Path
 ) -> None:

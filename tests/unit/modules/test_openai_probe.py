@@ -37,7 +37,7 @@ def start() -> Iterator[Callable[..., str]]:
 def test_every_question_is_asked_and_measured(module: ModuleRunner, start: Any) -> None:
     result = module(base_url=start("--token-delay=0.2"), model="tiny")
     assert result["answer"] == engine.ANSWER
-    names = ["health", "models", "completion", "chat", "stream"]
+    names = ["health", "models", "completion", "chat", "sampled", "stream"]
     assert [check["name"] for check in result["checks"]] == names
     assert all(check["ok"] for check in result["checks"])
     assert 4 < result["tokens_per_second"] < 7

@@ -1,0 +1,1 @@
+"""A chat with a served model: the client of its API, the conversation, the terminal."""
