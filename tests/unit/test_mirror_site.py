@@ -69,9 +69,11 @@ class Outside(http.server.BaseHTTPRequestHandler):
         elif self.path.startswith("/index/") and self.path.endswith("/"):
             self.answer(200, b"page " + Outside.version, Content_Type="text/html", Vary="Accept")
         elif self.path.startswith("/index/"):
-            self.answer(302, Location=f"http://127.0.0.1:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb")
+            # proxpi hands on the whole link of the page, with its checksum.
+            there = f"http://127.0.0.1:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb#sha256=abc"
+            self.answer(302, Location=there)
         elif self.path.startswith("/hop/"):
-            self.answer(307, Location="/files/demo%2Bcpu.whl")
+            self.answer(307, Location="/files/demo%2Bcpu.whl#sha256=abc")
         elif self.path.startswith("/endless/"):
             self.answer(302, Location=f"http://127.0.0.1:{port}/endless/x")
         elif self.path.endswith("repodata.json"):
@@ -225,7 +227,7 @@ def test_nginx_accepts_the_configuration(tmp_path):
 def test_a_file_behind_redirects_is_fetched_once_and_whole(mirror):
     assert mirror.body(FILE) == WHEEL
     assert mirror.body(FILE) == WHEEL
-    # Each address was asked as the redirect had written it.
+    # Each address was asked as the redirect had written it, without the link's checksum.
     assert Outside.asked == {
         f"/index/{PROJECT}": 1,
         "/hop/demo%2Bcpu.whl?sign=a%2Fb": 1,
