@@ -11,6 +11,9 @@ from vllm_ansible import ProvisionError, TaskEvent, provision
 
 pytestmark = pytest.mark.lab
 UNIT = "vllm@smollm2-135m.service"
+URL = "http://10.97.53.11:8000/v1"
+MODEL = ["--model", "smollm2-135m-instruct"]
+QUESTION = "What is the capital of France?"
 
 
 def lines(*words):
@@ -84,11 +87,53 @@ def test_python_gets_a_typed_error_with_host_task_and_message(lab_up):
     assert "0.31.0" in caught.value.message
 
 
+CLIENTS = [
+    ["bash", "scripts/examples/curl.sh", *MODEL, "chat"],
+    ["bash", "scripts/examples/curl.sh", *MODEL, "stream"],
+    ["python", "scripts/examples/requests_chat.py"],
+    ["python", "scripts/examples/openai_chat.py"],
+    ["python", "scripts/examples/openai_chat.py", "--stream"],
+]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda words: " ".join(words[1:]))
+def test_the_tutorials_clients_are_answered(lab_up, tmp_path, client):
+    key = tmp_path / "key"
+    key.write_text(on_host("cat", "/etc/vllm/api_key").stdout)
+    key.chmod(0o600)
+    program, *rest = client[1:]
+    asked = ["--url", URL, "--api-key-file", str(key), *rest, QUESTION]
+    done = run(client[0], program, *asked, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
+def test_the_chat_finds_address_and_key_by_itself(lab_up):
+    words = ("-i", "inventories/lab", "--temperature", "0")
+    done = run("./scripts/chat", *words, input=f"{QUESTION}\n", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
 def test_systemctl_and_journalctl_know_the_instance(lab_up):
     assert "active (running)" in on_host("systemctl", "status", "--no-pager", UNIT).stdout
     assert on_host("journalctl", "--no-pager", "-n", "5", "-u", UNIT).stdout.strip()
     assert on_host("systemctl", "stop", UNIT).returncode == 0
     assert on_host("systemctl", "is-active", UNIT).stdout.strip() in ("inactive", "failed")
+
+
+def test_many_questions_are_answered_without_a_server(lab_up):
+    """The tutorials' offline script, beside a service that is stopped (by the test before)."""
+    script = (PROJECT / "scripts/examples/offline_batch.py").read_text()
+    on_host("cat > /root/offline_batch.py", input=script)
+    (model,) = on_host("ls -d /srv/models/smollm2-135m-instruct/*/").stdout.split()
+    words = ["--model", model, "--temperature", "0", "--max-model-len", "2048"]
+    program = ["/opt/vllm/current/bin/python", "/root/offline_batch.py", *words]
+    done = on_host(*program, input=f"{QUESTION}\nWhat is two and two?\n")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(answers) == 2
+    assert "Paris" in json.dumps(answers[0])
 
 
 def test_a_stopped_service_is_found_and_started_again(lab_up):
