@@ -16,6 +16,8 @@ ABSENT, RUNNING, ENDED, FAILED, PUBLISHED = "absent", "running", "ended", "faile
 ALIVE = ("active", "activating", "deactivating", "reloading", "refreshing")
 # ninja's own words at the beginning of a line; pip indents what a build prints.
 STEP = re.compile(rb"^\s*\[(\d+)/(\d+)\]", re.MULTILINE)
+# What ninja says above the command and the output of a step that failed; pip indents it.
+STEP_FAILED = re.compile(r"\s*FAILED: ")
 TAIL_BYTES = 256 << 10
 # What the rest of the system keeps while a build runs, in MiB.
 RESERVE_MIB = 512
@@ -120,8 +122,17 @@ def progress_of(text: bytes) -> dict[str, int] | None:
 
 
 def last_lines(text: bytes, count: int) -> str:
-    """Return a log's last lines."""
-    return "\n".join(text.decode(errors="replace").rstrip().splitlines()[-count:])
+    """Return a log's last lines; where ninja names a failed step before them, half from there.
+
+    Python's traceback of whoever called ninja is longer than what the compiler said.
+    """
+    lines = text.decode(errors="replace").rstrip().splitlines()
+    failed = [n for n, line in enumerate(lines) if STEP_FAILED.match(line)]
+    if not failed or failed[0] >= len(lines) - count:
+        return "\n".join(lines[-count:])
+    half = count // 2
+    first = lines[failed[0] : failed[0] + half]
+    return "\n".join([*first, "[...]", *lines[-(count - half) :]])
 
 
 def unit_state(unit: str) -> dict[str, str]:

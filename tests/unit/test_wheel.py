@@ -183,3 +183,18 @@ def test_progress_is_told_as_people_say_it(seen: dict[str, Any], line: str) -> N
     from action_plugins.build_wheel import progress_line
 
     assert progress_line(seen) == line
+
+
+def test_a_failed_step_is_shown_though_a_traceback_follows_it(unit: Any) -> None:
+    steps = [f"  [{n}/504] Building CXX object" for n in range(1, 99)]
+    said = ["  FAILED: [code=1] a.o", "  g++ -c a.cpp", "  a.cpp:1: error: broken"]
+    trace = [f"  File {n}" for n in range(60)]
+    log = "\n".join([*steps, *said, *trace]).encode()
+    shown = unit.last_lines(log, 40).splitlines()
+    assert shown[:3] == said
+    assert shown[20] == "[...]"
+    assert shown[-1] == trace[-1]
+    assert len(shown) == 41
+    # What is near the end is shown as it stands.
+    near = "\n".join([*steps, *said]).encode()
+    assert unit.last_lines(near, 40).splitlines() == [*steps, *said][-40:]
