@@ -152,6 +152,12 @@ def test_servers_behind_a_mirror_host_wait_while_it_fetches_for_another():
     assert "remote_read_timeout_secs" not in alone.miniconda.condarc
 
 
+def test_a_flat_listing_is_of_no_use_behind_a_mirror_host_that_passes_on_none():
+    listing = "https://mirrors.aliyun.com/pytorch-wheels/cpu/"
+    only = Site(mirror=DOOR, answers={listing: True})
+    assert planned(only).release.torch_source == "default-index"
+
+
 def test_a_mirror_host_makes_no_other_release_and_pip_conf_is_recorded():
     alone, behind = planned(), planned(Site(mirror=DOOR))
     assert alone.release.id == behind.release.id

@@ -32,7 +32,9 @@ def _torch_source(context: Context, device: Device) -> TorchSource:
         context.because("torch", source, "the installed release has it from there")
         return "cpu-index" if source == "cpu-index" else "default-index"
     places = context.upstream.packages
-    listed = [*places.torch_indexes, *places.torch_find_links]
+    # A flat listing is not passed through by a mirror host.
+    flat = places.torch_find_links if context.site.mirror is None else []
+    listed = [*places.torch_indexes, *flat]
     answering = [url for url in listed if _answers(context, url)]
     if answering:
         held = "torch" in context.site.indexes
