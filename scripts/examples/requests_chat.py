@@ -30,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="default: the first that is served")
     parser.add_argument("--system", default="You are a helpful assistant.")
     parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--temperature", type=float, default=0.7, help="0: always the same answer")
     parser.add_argument("--api-key-file", type=Path, help="default: the key in VLLM_API_KEY")
     return parser.parse_args()
 
@@ -61,7 +62,7 @@ def ask(session: requests.Session, options: argparse.Namespace) -> Iterator[str]
             {"role": "system", "content": options.system},
             {"role": "user", "content": options.question},
         ],
-        "temperature": 0.7,
+        "temperature": options.temperature,
         "top_p": 0.8,
         "repetition_penalty": 1.05,
         "max_tokens": options.max_tokens,
