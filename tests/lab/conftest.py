@@ -30,7 +30,7 @@ def run(*words, timeout=1500, **options):
 
 def on_host(*words, host="cpu1", **options):
     """Run a command on a machine of the lab."""
-    return run("./scripts/lab", "ssh", host, "--", *words, timeout=300, **options)
+    return run("./scripts/lab", "ssh", host, "--", *words, timeout=900, **options)
 
 
 @pytest.fixture(scope="session")

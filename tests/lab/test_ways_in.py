@@ -128,7 +128,7 @@ def test_many_questions_are_answered_without_a_server(lab_up):
     script = (PROJECT / "scripts/examples/offline_batch.py").read_text()
     on_host("cat > /root/offline_batch.py", input=script)
     (model,) = on_host("ls -d /srv/models/smollm2-135m-instruct/*/").stdout.split()
-    words = ["--model", model, "--temperature", "0", "--max-model-len", "2048"]
+    words = ["--model", model, "--temperature", "0", "--max-tokens", "32"]
     program = ["/opt/vllm/current/bin/python", "/root/offline_batch.py", *words]
     done = on_host(*program, input=f"{QUESTION}\nWhat is two and two?\n")
     assert done.returncode == 0, done.stderr
