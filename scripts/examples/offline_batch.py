@@ -80,7 +80,10 @@ def generate(prompts: list[str], options: argparse.Namespace) -> list[Any]:
         repetition_penalty=1.05,
         max_tokens=options.max_tokens,
     )
-    return list(engine.generate(prompts, sampling))
+    outputs = list(engine.generate(prompts, sampling))
+    # Else the program waits for the engine's processes at its end, and they for it.
+    engine.llm_engine.engine_core.shutdown()
+    return outputs
 
 
 def main() -> None:

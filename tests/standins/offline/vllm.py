@@ -14,6 +14,8 @@ class LLM:
     def __init__(self, **values):
         names = ("VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE", "TORCH_COMPILE_DISABLE")
         self.values = values | {name: os.environ.get(name) for name in names}
+        core = SimpleNamespace(shutdown=lambda: None)
+        self.llm_engine = SimpleNamespace(engine_core=core)
 
     def generate(self, prompts, sampling):
         for prompt in prompts:
