@@ -30,12 +30,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             sources = ", ".join(variables.get("ansible_inventory_sources") or []) or "the inventory"
             return result | {"failed": True, "msg": str(no_servers(sources))}
         hostvars = variables["hostvars"]
-        problems = [
-            problem
-            for host in hosts
-            for problem in read_host(host, hostvars, self._loader).check().problems
-        ]
-        problems += read_site(variables["groups"], hostvars, self._loader).problems
+        checked = {host: read_host(host, hostvars, self._loader).check() for host in hosts}
+        problems = [problem for one in checked.values() for problem in one.problems]
+        words = {host: one.words for host, one in checked.items()}
+        problems += read_site(variables["groups"], hostvars, self._loader, words).problems
         if problems:
             count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
             lines = [str(problem) for problem in problems]

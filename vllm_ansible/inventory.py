@@ -29,6 +29,8 @@ from vllm_ansible.schema.problems import NOTHING, dotted, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vllm_ansible.schema import Words
+
 GROUP = "vllm"
 
 
@@ -227,12 +229,24 @@ def read_host(host: str, hostvars: Any, loader: Any) -> HostWords:
     return _Reader(host, raw, hostvars, loader).read()
 
 
-def read_site(groups: Mapping[str, Sequence[str]], hostvars: Any, loader: Any) -> SiteWords:
-    """Who does what for the whole site, from Ansible's groups and `hostvars`."""
-    servers = {host: read_host(host, hostvars, loader).check().words for host in groups[GROUP]}
+def read_site(
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Any,
+    loader: Any,
+    servers: Mapping[str, Words | None] | None = None,
+) -> SiteWords:
+    """Who does what for the whole site, from Ansible's groups and `hostvars`.
+
+    Args:
+        groups: Ansible's.
+        hostvars: Ansible's.
+        loader: Ansible's.
+        servers: The servers' words, from whoever validates them. A plan leaves them out: each host
+            that read all others anew would make a site of hundreds slow.
+    """
     others = [*groups.get("mirror", []), *groups.get("build", [])]
     variables = {host: read_host(host, hostvars, loader).variables for host in others}
-    return check_site(groups, variables, servers)
+    return check_site(groups, variables, servers or {})
 
 
 @dataclass
@@ -296,7 +310,13 @@ def read_inventory(
         if name in inventory.groups
     }
     hosts = [read_host(name, hostvars, loader) for name in names]
-    return Inventory(hosts, read_site(groups, hostvars, loader))
+    # All of the site's, whichever of them `limit` names.
+    found = {one.host: one for one in hosts}
+    servers = {
+        name: (found.get(name) or read_host(name, hostvars, loader)).check().words
+        for name in groups[GROUP]
+    }
+    return Inventory(hosts, read_site(groups, hostvars, loader, servers))
 
 
 @cache
