@@ -2,32 +2,15 @@
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
 import pytest
-import testinfra
 
-from vllm_ansible.lab import LabSpec
+from tests.machines import Machines
 
-_LAB = LabSpec.from_inventory(Path(__file__).resolve().parents[1] / "inventory")
-_FILES = tempfile.TemporaryDirectory(prefix="vllm-checks-")
-_CONFIG = Path(_FILES.name) / "ssh_config"
-_CONFIG.write_text(
-    f"Host *\n  IdentityFile {_LAB.key}\n  IdentitiesOnly yes\n  BatchMode yes\n"
-    f"  UserKnownHostsFile {_LAB.known_hosts}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
-    f"  ControlPath {_FILES.name}/%C\n",
-    encoding="utf-8",
-)
+_MACHINES = Machines(Path(__file__).resolve().parents[1] / "inventory")
+address, machine = _MACHINES.address, _MACHINES.host
 REQUEST = re.compile(r'(?P<client>\S+) .*?"GET (?P<path>\S+) [^"]*" (?P<status>\d+) (?P<bytes>\d+)')
-
-
-def address(name):
-    return str(_LAB.machine(name).address)
-
-
-def machine(name):
-    return testinfra.get_host(f"ssh://root@{address(name)}?ssh_config={_CONFIG}")
 
 
 @pytest.fixture(scope="session")

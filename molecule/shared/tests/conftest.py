@@ -1,18 +1,13 @@
-"""What the checks share: the servers, their addresses, keys and receipts.
-
-testinfra does not resolve templates in an inventory's connection variables, and the lab's are
-templates; so the addresses come from the lab's own reading of the inventory.
-"""
+"""What the checks share: the servers, their addresses, keys and receipts."""
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import httpx
 import pytest
 
-from vllm_ansible.lab import LabSpec
+from tests.machines import Machines
 
 INSTANCE = "smollm2-135m"
 UNIT = f"vllm@{INSTANCE}.service"
@@ -22,20 +17,9 @@ PORT = 8000
 _OWN = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "/nowhere"), "inventory")
 INVENTORY = _OWN if _OWN.is_dir() else Path(__file__).resolve().parents[2] / "inventory"
 
-_LAB = LabSpec.from_inventory(INVENTORY)
-_FILES = tempfile.TemporaryDirectory(prefix="vllm-checks-")
-_CONFIG = Path(_FILES.name) / "ssh_config"
-_CONFIG.write_text(
-    f"Host *\n  IdentityFile {_LAB.key}\n  IdentitiesOnly yes\n  BatchMode yes\n"
-    f"  UserKnownHostsFile {_LAB.known_hosts}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
-    f"  ControlPath {_FILES.name}/%C\n",
-    encoding="utf-8",
-)
-SERVERS = [
-    f"ssh://root@{machine.address}?ssh_config={_CONFIG}"
-    for machine in _LAB.machines
-    if machine.name.startswith("cpu")  # the others are the origin, a mirror host and the like
-]
+_MACHINES = Machines(INVENTORY)
+# The others are the origin, a mirror host and the like.
+SERVERS = [_MACHINES.place(name) for name in _MACHINES.names if name.startswith("cpu")]
 
 
 @pytest.fixture(scope="module")

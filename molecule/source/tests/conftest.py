@@ -1,31 +1,17 @@
 """What the checks share: the build host, the servers, and the wheel that the site has compiled."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
-import testinfra
 
-from vllm_ansible.lab import LabSpec
+from tests.machines import Machines
 
 BASE = "/var/cache/vllm-build"
 SERVERS = ["cpu1", "cpu2"]
 # The wheels of the side effects.
 ASIDE = {"broken", "left"}
-_LAB = LabSpec.from_inventory(Path(__file__).resolve().parents[1] / "inventory")
-_FILES = tempfile.TemporaryDirectory(prefix="vllm-checks-")
-_CONFIG = Path(_FILES.name) / "ssh_config"
-_CONFIG.write_text(
-    f"Host *\n  IdentityFile {_LAB.key}\n  IdentitiesOnly yes\n  BatchMode yes\n"
-    f"  UserKnownHostsFile {_LAB.known_hosts}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
-    f"  ControlPath {_FILES.name}/%C\n",
-    encoding="utf-8",
-)
-
-
-def machine(name):
-    return testinfra.get_host(f"ssh://root@{_LAB.machine(name).address}?ssh_config={_CONFIG}")
+machine = Machines(Path(__file__).resolve().parents[1] / "inventory").host
 
 
 @pytest.fixture(scope="session")
