@@ -22,6 +22,8 @@ Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?|git|ssh|file)://[^\s]+$")]
 Device = Literal["cpu", "gpu"]
 TorchSource = Literal["cpu-index", "default-index"]
+# What a model is served for: a chat, a chat with images, or vectors.
+Kind = Literal["text", "vision", "embedding"]
 
 
 class DataError(Exception):
@@ -231,6 +233,7 @@ class Source(_Data):
 class Model(_Data):
     """A model of the catalogue; also what `vllm_models` of an inventory adds."""
 
+    kind: Kind = "text"
     sources: list[Source] = Field(min_length=1)
     revision: Commit
     include: list[str] = Field(default_factory=lambda: ["*"], min_length=1)

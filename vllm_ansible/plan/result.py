@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm_ansible.data import Device, FileSum, Sha256, TorchSource
+from vllm_ansible.data import Device, FileSum, Kind, Sha256, TorchSource
 
 PLAN_FORMAT = 1
 
@@ -137,6 +137,7 @@ class InstancePlan(_Part):
     name: str
     unit: str
     model: str
+    kind: Kind
     model_path: str
     port: int
     url: str

@@ -102,6 +102,7 @@ def _instance(
         name=words.name,
         unit=f"vllm@{words.name}.service",
         model=words.model,
+        kind=catalogue(context)[words.model].kind,
         model_path=model.path,
         port=words.port,
         url=f"http://{door_address(context.words.gateway.listen)}:{words.port}",
