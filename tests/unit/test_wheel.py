@@ -11,6 +11,7 @@ import ansible.module_utils
 import pytest
 
 from vllm_ansible.paths import PROJECT
+from vllm_ansible.progress import building
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -180,9 +181,7 @@ def test_the_last_step_of_a_log_is_found(
     ],
 )
 def test_progress_is_told_as_people_say_it(seen: dict[str, Any], line: str) -> None:
-    from action_plugins.build_wheel import progress_line
-
-    assert progress_line(seen) == line
+    assert building(seen) == line
 
 
 def test_a_failed_step_is_shown_though_a_traceback_follows_it(unit: Any) -> None:

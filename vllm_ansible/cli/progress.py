@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from vllm_ansible.provisioning import TaskEvent
 
@@ -36,11 +36,20 @@ def watcher(console: Console) -> Iterator[Callable[[TaskEvent], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         line = progress.add_task("starting", total=None)
+        # Long work has a line for each host, until its task has ended there.
+        working: dict[str, TaskID] = {}
 
         def show(event: TaskEvent) -> None:
+            if event.kind != "progress" and event.host in working:
+                progress.remove_task(working.pop(event.host))
             if event.kind == "task":
                 text = f"[bold]{escape(event.stage)}[/]  {escape(event.task)}"
                 progress.update(line, description=text)
+            elif event.kind == "progress":
+                if event.host not in working:
+                    working[event.host] = progress.add_task("", total=None)
+                text = escape(f"  {event.host}: {event.message}")
+                progress.update(working[event.host], description=text)
             elif event.kind == "stage":
                 progress.console.print(f"{clock(event.seconds):>6}  [bold]{escape(event.stage)}[/]")
             elif event.kind in _STYLES:
@@ -58,6 +67,7 @@ def _print_outcome(console: Console, event: TaskEvent) -> None:
 def _plain(console: Console, event: TaskEvent) -> None:
     if event.kind in ("task", "skipped"):
         return
-    where = f"{event.host}: {event.task}" if event.host else ""
+    what = event.message if event.kind == "progress" else event.task
+    where = f"{event.host}: {what}" if event.host else ""
     line = f"{clock(event.seconds):>6} {event.stage}: {event.kind} {where}".rstrip()
     console.print(line, markup=False, highlight=False, soft_wrap=True)

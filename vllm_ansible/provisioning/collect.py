@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm_ansible.answers import Answers
+from vllm_ansible.progress import heard
 from vllm_ansible.provisioning.result import (
     Failure,
     HostResult,
@@ -46,6 +47,8 @@ class Collector:
             self._enter_stage(str(data.get("name") or data.get("play") or ""))
         elif kind in ("playbook_on_task_start", "playbook_on_handler_task_start"):
             self._notify("task", self._stage, str(data.get("task", "")))
+        elif kind == "verbose":
+            self._progress(str(event.get("stdout", "")), str(data.get("task", "")))
         elif kind == "runner_item_on_ok":
             self._remember(str(data.get("host", "")), data)
         elif kind in _OUTCOMES:
@@ -73,6 +76,13 @@ class Collector:
             spent = time.monotonic() - self._stage_begun
             total = self._result.stages.get(self._stage, 0.0) + spent
             self._result.stages[self._stage] = round(total, 3)
+
+    def _progress(self, line: str, task: str) -> None:
+        """Pass on what long work says of itself between a task's start and its end."""
+        news = heard(line)
+        if news is not None:
+            host, text = news
+            self._notify("progress", self._stage, task, host, text)
 
     def _outcome(self, kind: str, data: Mapping[str, Any]) -> None:
         host, task = str(data.get("host", "")), str(data.get("task", ""))

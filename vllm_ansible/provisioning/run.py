@@ -23,12 +23,12 @@ class TaskEvent:
     """Progress of a run, for those who watch it.
 
     Attributes:
-        kind: "stage", "task", "ok", "changed", "skipped", "failed" or "unreachable".
+        kind: "stage", "task", "progress", "ok", "changed", "skipped", "failed" or "unreachable".
         stage: Name of the play.
         task: Name of the task; empty for a stage.
         host: Inventory name of the host; empty for a stage and the start of a task.
         seconds: Seconds since the run began.
-        message: What a failed task said.
+        message: What a failed task said, or how far the work of a long one is.
     """
 
     kind: str
