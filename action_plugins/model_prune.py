@@ -44,4 +44,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not answer.get("failed"):
             display.display(f"\n{host}: {root}\n{table(answer, root)}\n")
         # The list is long, and has just been shown.
-        return result | answer | {"host": host, "root": root, "_ansible_verbose_override": True}
+        said = {"host": host, "root": root, "_ansible_verbose_override": True}
+        return result | dict(answer) | said
