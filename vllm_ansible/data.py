@@ -300,7 +300,13 @@ LOCK_NAME = re.compile(
 )
 _PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _HASH = "--hash=sha256:"
-_CARRIERS = ("roles/*/defaults", "roles/*/handlers", "roles/*/tasks", "roles/*/templates")
+_CARRIERS = (
+    "roles/*/defaults",
+    "roles/*/handlers",
+    "roles/*/tasks",
+    "roles/*/templates",
+    "roles/*/vars",
+)
 
 
 def _read(path: Path) -> dict[str, Any]:

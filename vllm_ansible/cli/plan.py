@@ -22,6 +22,7 @@ from vllm_ansible.plan import HostFacts, HostPlan, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.facts import ASSUMED
 from vllm_ansible.plan.site import Site
+from vllm_ansible.plan.unit import words as argv
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -208,8 +209,10 @@ def _rows(plan: HostPlan) -> list[tuple[str, str, str]]:
         for m in plan.models
     ]
     rows += [
-        ("instance", f"{i.name} at {i.url}", ", ".join(i.served_names)) for i in plan.instances
+        ("instance", f"{i.name} at {i.url}", f"{i.kind}: {', '.join(i.served_names)}")
+        for i in plan.instances
     ]
+    rows += [(f"{i.name} serves with", " ".join(argv(i.config)), i.unit) for i in plan.instances]
     rows += [(subject, value, text) for subject, (value, text) in why.items()]
     rows.append(("digest", plan.digest[:12], "of all that changes the host"))
     return rows

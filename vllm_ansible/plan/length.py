@@ -74,6 +74,8 @@ def arguments(
     room = held(cache_gib, each) if each and cache_gib is not None else None
     if words.max_model_len is not None:
         _refuse_too_long(context, words, model, cache_gib, room)
+        why = "the inventory says so" + (f"; the cache holds {room}" if room is not None else "")
+        context.because(f"{words.name}.max-model-len", words.max_model_len, why)
         return {"max-model-len": words.max_model_len}
     if model.context is not None and (room is not None or each == 0):
         return {"max-model-len": _chosen(context, words, model.context, cache_gib, each, room)}

@@ -50,10 +50,12 @@ def arguments(context: Context, words: Instance) -> dict[str, Any]:
     return config
 
 
-def logging_config(context: Context) -> str:
+def logging_config(context: Context, words: Instance) -> str:
     """The configuration of Python's logging, as JSON; the same for every version."""
     logs = context.words.logs
-    out = {"handlers": ["journal"], "level": "INFO", "propagate": False}
+    # vLLM does not look at its own variable any more where it is given a configuration.
+    level = words.env.get("VLLM_LOGGING_LEVEL", "INFO").upper()
+    out = {"handlers": ["journal"], "level": level, "propagate": False}
     loggers: dict[str, Any] = {"vllm": out, "uvicorn": out}
     if not logs.statistics:
         loggers |= {name: {"level": "WARNING"} for name in STATISTICS}

@@ -137,7 +137,7 @@ def _instance(
 
 def _files(context: Context, words: Instance) -> list[PlacedFile]:
     """The files that an instance reads beside its configuration and its model."""
-    files = [PlacedFile(path=logs.config_path(words), content=logs.logging_config(context))]
+    files = [PlacedFile(path=logs.config_path(words), content=logs.logging_config(context, words))]
     template = context.words.chat_templates.get(words.name)
     if template is not None:
         files.append(PlacedFile(path=kinds.template_path(words), content=template))
