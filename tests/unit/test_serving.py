@@ -38,7 +38,8 @@ def plan(
 
 
 def config(instance: dict[str, Any], version: str = "0.31.0", **more: Any) -> dict[str, Any]:
-    return plan([instance], version, **more).instances[0].config
+    found: dict[str, Any] = plan([instance], version, **more).instances[0].config
+    return found
 
 
 def refused(*instances: dict[str, Any], **more: Any) -> str:
