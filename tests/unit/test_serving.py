@@ -412,3 +412,12 @@ def test_the_doors_log_has_the_form_asked_for(given, form, rotated):
 def test_prompts_without_requests_are_refused():
     found = check_host("h", words([TEXT], vllm_logs={"prompt_characters": 9}), DATA).problems
     assert [one.variable for one in found] == ["vllm_logs.prompt_characters"]
+
+
+def test_options_that_count_tokens_are_no_secrets():
+    more = {"max-num-batched-tokens": 4096, "tokenizer-mode": "slow"}
+    made = config({**TEXT, "extra_args": more}, "0.6.3.post1")
+    assert {name: made[name] for name in more} == more
+    assert "looks like a secret" in refused(
+        {**TEXT, "extra_args": {"hf-token": "x"}}, version="0.6.3.post1"
+    )

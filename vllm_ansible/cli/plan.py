@@ -23,7 +23,7 @@ from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.facts import ASSUMED
 from vllm_ansible.plan.site import Site
 from vllm_ansible.plan.unit import words as argv
-from vllm_ansible.schema.words import SECRET_NAME
+from vllm_ansible.schema.words import SECRET_OPTION
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -171,7 +171,7 @@ def shown_plan(plan: HostPlan) -> dict[str, Any]:
 def _without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     """An instance's configuration with what looks like a secret left out."""
     return {
-        name: "(secret)" if SECRET_NAME.search(name) else value for name, value in config.items()
+        name: "(secret)" if SECRET_OPTION.search(name) else value for name, value in config.items()
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_ansible.plan import gpu, kinds, length, logs, share, unit
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
-from vllm_ansible.schema.words import SECRET_NAME
+from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
 
 if TYPE_CHECKING:
     from vllm_ansible.data import Device, Model
@@ -149,7 +149,7 @@ def _started_with_arguments(context: Context, words: Instance) -> None:
     why = f"vLLM {context.version} reads no --config file that says all"
     context.because(f"{words.name}.start", "arguments", why)
     for name in words.extra_args:
-        if SECRET_NAME.search(name):
+        if SECRET_OPTION.search(name):
             context.problems.append(
                 f"vllm_instances {words.name}: extra_args.{name} looks like a secret, and vLLM "
                 f"{context.version} is started with arguments, which everyone on the host can "

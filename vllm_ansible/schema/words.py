@@ -28,6 +28,8 @@ SECRET_NAME = re.compile(
     r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|S$|_)|API_?KEY", re.IGNORECASE
 )
 HOST_PATH = r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$"
+# Options of vLLM count tokens and name tokenizers: of theirs, only what ends so is a secret.
+SECRET_OPTION = re.compile(r"(token|password|passwd|secret|credentials?|key)$", re.IGNORECASE)
 USER = r"[a-z_][a-z0-9_-]{0,31}"
 KEY_PATTERN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 
