@@ -291,6 +291,13 @@ def test_instances_of_a_host_share_no_port_socket_file_or_name():
         assert (len(set(inner)), len(set(ports))) == (2, 2)
 
 
+def test_one_name_for_two_instances_is_told():
+    twin = {**TEXT, "name": "twin", "port": 8001}
+    said = "text, twin are all asked for as qwen2.5-1.5b-instruct"
+    assert any(said in notice for notice in plan([TEXT, twin]).notices)
+    assert not any("asked for" in n for n in plan([TEXT, {**twin, "served_names": ["b"]}]).notices)
+
+
 def test_an_engines_own_port_is_not_a_door():
     said = refused({**TEXT, "port": 18001}, VISION, version="0.6.3.post1")
     assert "port 18001 of text is taken by an engine's own" in said

@@ -60,9 +60,23 @@ def choose_instances(
     by_name = {model.name: model for model in models}
     sizes = {name: size_of(model) for name, model in by_name.items()}
     parts = _parts(context, device, by_name, sizes)
+    _same_names(context)
     return [
         _instance(context, device, index, by_name[words.model], parts[words.name])
         for index, words in enumerate(context.words.instances)
+    ]
+
+
+def _same_names(context: Context) -> None:
+    """Says which names lead to several instances: whoever asks tells them apart by port alone."""
+    found: dict[str, list[str]] = {}
+    for one in context.words.instances:
+        for name in dict.fromkeys(one.served_names or [one.model]):
+            found.setdefault(name, []).append(one.name)
+    context.notices += [
+        f"{', '.join(names)} are all asked for as {name}: served_names tells them apart"
+        for name, names in found.items()
+        if len(names) > 1
     ]
 
 
