@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?|git|ssh|file)://[^\s]+$")]
+VLLM_VERSION = r"^\d+(\.\d+)+(\.post\d+)?$"
 Device = Literal["cpu", "gpu"]
 TorchSource = Literal["cpu-index", "default-index"]
 # What a model is served for: a chat, a chat with images, or vectors.
@@ -150,6 +151,8 @@ class Versions(_Data):
     build_tools: list[str]
     flags: dict[str, FlagSpan]
     gpu_floors: list[GpuFloor]
+    auto_length_since: str
+    json_limits_since: str
     config_file_since: str
     uv: str
     default_miniconda: str
@@ -177,6 +180,14 @@ class Versions(_Data):
         """What a vLLM version's GPU wheel asks of a host."""
         below = [f for f in self.gpu_floors if Version(version) >= Version(f.vllm_from)]
         return max(below or self.gpu_floors[:1], key=lambda floor: Version(floor.vllm_from))
+
+    def has_auto_length(self, version: str) -> bool:
+        """Whether a version can be told to find the longest context that its memory holds."""
+        return Version(version) >= Version(self.auto_length_since)
+
+    def has_json_limits(self, version: str) -> bool:
+        """Whether a version takes its limits of images per prompt as JSON."""
+        return Version(version) >= Version(self.json_limits_since)
 
     def has_config_file(self, version: str) -> bool:
         """Whether `vllm serve` of a version takes all that we say from its `--config` file."""
@@ -231,9 +242,24 @@ class Source(_Data):
 
 
 class Model(_Data):
-    """A model of the catalogue; also what `vllm_models` of an inventory adds."""
+    """A model of the catalogue; also what `vllm_models` of an inventory adds.
+
+    Attributes:
+        kind: What it is served for.
+        context: The longest text that it was made for, in tokens.
+        kv_bytes_per_token: Bytes of KV cache that one token takes in a format of 2 bytes; 0 for an
+            encoder, which keeps none.
+        vllm_since: The first version of vLLM that serves it, where not all that we know do.
+        sources: Places to fetch it from, in order.
+        revision: Its commit.
+        include: Patterns of the files wanted.
+        files: Size and checksum by file, where they are known beforehand.
+    """
 
     kind: Kind = "text"
+    context: int | None = Field(default=None, ge=16)
+    kv_bytes_per_token: int | None = Field(default=None, ge=0)
+    vllm_since: Annotated[str, StringConstraints(pattern=VLLM_VERSION)] | None = None
     sources: list[Source] = Field(min_length=1)
     revision: Commit
     include: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
@@ -274,7 +300,13 @@ LOCK_NAME = re.compile(
 )
 _PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _HASH = "--hash=sha256:"
-_CARRIERS = ("roles/*/defaults", "roles/*/handlers", "roles/*/tasks", "roles/*/templates")
+_CARRIERS = (
+    "roles/*/defaults",
+    "roles/*/handlers",
+    "roles/*/tasks",
+    "roles/*/templates",
+    "roles/*/vars",
+)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -71,6 +71,18 @@ def test_exit_status(inventory, arguments, status):
     assert run(*words).exit_code == status
 
 
+def test_a_secret_among_the_options_is_not_shown(inventory):
+    text = inventory.read_text("utf-8").replace(
+        "instruct}", "instruct, extra_args: {hf-token: s3}}"
+    )
+    inventory.write_text(text, "utf-8")
+    for more in ([], ["--json"]):
+        result = run("-i", str(inventory), *more)
+        assert result.exit_code == 0
+        assert "s3" not in result.stdout
+        assert "hf-token" in result.stdout
+
+
 def test_a_secret_of_the_environment_is_not_shown():
     instance = {"name": "a", "model": "qwen2.5-0.5b-instruct", "env": {"HF_TOKEN": "hunter2"}}
     sealed = ["vllm_instances[0].env.HF_TOKEN"]

@@ -78,6 +78,14 @@ def test_a_mirror_host_with_a_name_only_must_be_given_its_address():
     )
 
 
+def test_a_mirror_host_that_serves_too_has_two_ports():
+    variables = {"m": {"vllm_mirror": {"address": "192.0.2.3", "port": 8000}}}
+    (found,) = check_site({"mirror": ["m"]}, variables, {"m": words()}).problems
+    assert (found.variable, found.given) == ("vllm_mirror.port", "8000")
+    variables["m"]["vllm_mirror"] = {"address": "192.0.2.3"}
+    assert check_site({"mirror": ["m"]}, variables, {"m": words()}).problems == []
+
+
 def test_wrong_words_of_a_mirror_host_are_refused_although_it_serves_no_model():
     said = {"__address__": "192.0.2.3", "vllm_mirror": {"max_gib": 1}, "vllm_miror": {}}
     problems = " ".join(str(p) for p in site({"mirror": ["m"]}, m=said).problems)

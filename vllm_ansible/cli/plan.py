@@ -22,6 +22,8 @@ from vllm_ansible.plan import HostFacts, HostPlan, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.facts import ASSUMED
 from vllm_ansible.plan.site import Site
+from vllm_ansible.plan.unit import words as argv
+from vllm_ansible.schema.words import SECRET_OPTION
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -162,7 +164,15 @@ def shown_plan(plan: HostPlan) -> dict[str, Any]:
     for instance in content["instances"]:
         for name in instance["secret_names"]:
             instance["environment"][name] = "(secret)"
+        instance["config"] = _without_secrets(instance["config"])
     return content
+
+
+def _without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """An instance's configuration with what looks like a secret left out."""
+    return {
+        name: "(secret)" if SECRET_OPTION.search(name) else value for name, value in config.items()
+    }
 
 
 def _print_json(results: list[Planned], shortages: list[str]) -> None:
@@ -208,7 +218,12 @@ def _rows(plan: HostPlan) -> list[tuple[str, str, str]]:
         for m in plan.models
     ]
     rows += [
-        ("instance", f"{i.name} at {i.url}", ", ".join(i.served_names)) for i in plan.instances
+        ("instance", f"{i.name} at {i.url}", f"{i.kind}: {', '.join(i.served_names)}")
+        for i in plan.instances
+    ]
+    rows += [
+        (f"{i.name} serves with", " ".join(argv(_without_secrets(i.config))), i.unit)
+        for i in plan.instances
     ]
     rows += [(subject, value, text) for subject, (value, text) in why.items()]
     rows.append(("digest", plan.digest[:12], "of all that changes the host"))

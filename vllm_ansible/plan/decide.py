@@ -35,6 +35,8 @@ ROUTES = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddin
 APT = ["ca-certificates", "git", "git-lfs", "libnuma1", "nginx"]
 # torch.compile builds C++ at run time; eager mode needs no compiler.
 COMPILER = ["g++"]
+# Its own access log is the door's to rotate.
+ROTATION = ["logrotate"]
 
 
 def plan_host(
@@ -88,16 +90,23 @@ def plan_host(
         models=behind_mirror(context, models),
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
-        apt=sorted(APT + (COMPILER if any(i.compile for i in words.instances) else [])),
+        apt=_apt(words),
         repository=_repository(context),
         needs=_needs(context, miniconda, models),
-        managed=_managed(release.path, miniconda, instances),
+        managed=_managed(release.path, miniconda, instances, words),
         notices=context.notices,
         reasons=context.reasons,
     )
     also = [data.code_digest, words.role_variables, dict(secret_fingerprints or {})]
     digest = plan_digest(_without_secrets(plan), *also)
     return plan.model_copy(update={"digest": digest, "receipt": _receipt(plan)})
+
+
+def _apt(words: Words) -> list[str]:
+    """Packages of the operating system."""
+    compiler = COMPILER if any(one.compile for one in words.instances) else []
+    rotation = ROTATION if words.logs.gateway_access == "json" else []
+    return sorted([*APT, *compiler, *rotation])
 
 
 def _without_secrets(plan: HostPlan) -> HostPlan:
@@ -128,6 +137,7 @@ def _gateway(context: Context, fingerprint: str | None) -> GatewayPlan:
     return GatewayPlan(
         listen=gateway.listen,
         routes=gateway.routes or ROUTES,
+        access_log=context.words.logs.gateway_access,
         key=Key(source=source, fingerprint=fingerprint),
     )
 
@@ -167,11 +177,16 @@ def _repository(context: Context) -> str:
     return f"http://{context.site.mirror}/apt/{name}/"
 
 
-def _managed(release_path: str, miniconda: Miniconda, instances: list[InstancePlan]) -> Managed:
+def _managed(
+    release_path: str, miniconda: Miniconda, instances: list[InstancePlan], words: Words
+) -> Managed:
     """What the roles leave on the host, for the receipt."""
+    json_log = words.logs.gateway_access == "json"
+    rotation = [ManagedFile(path="/etc/logrotate.d/vllm-gateway", secret=False)] if json_log else []
     pip = [ManagedFile(path="/etc/pip.conf", secret=False)] if miniconda.pip_conf else []
     files = [
         *pip,
+        *rotation,
         ManagedFile(path="/opt/miniconda3/.condarc", secret=False),
         ManagedFile(path="/etc/systemd/system/nginx.service.d/vllm.conf", secret=False),
         ManagedFile(path="/etc/systemd/system/vllm@.service", secret=False),
@@ -182,6 +197,7 @@ def _managed(release_path: str, miniconda: Miniconda, instances: list[InstancePl
     for one in instances:
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
+        files += [ManagedFile(path=file.path, secret=False) for file in one.files]
         if one.drop_in:
             drop_in = f"/etc/systemd/system/{one.unit}.d/vllm.conf"
             files.append(ManagedFile(path=drop_in, secret=False))
@@ -203,7 +219,9 @@ def _receipt(plan: HostPlan) -> dict[str, Any]:
             **one.model_dump(
                 mode="json", include={"name", "unit", "model", "port", "served_names", "socket"}
             ),
-            "config_digest": canonical(one.config),
+            "config_digest": canonical(
+                [one.config, [file.model_dump(mode="json") for file in one.files]]
+            ),
         }
         for one in plan.instances
     ]

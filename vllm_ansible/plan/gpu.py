@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Compute capability below which a GPU has no bfloat16: the T4 has 7.5.
 BFLOAT16_SINCE = "8.0"
 MIB = 2**20
+MEMORY_SHARE = "gpu-memory-utilization"
 # The arguments whose product is the number of GPUs that one instance spans.
 SPANS = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 
@@ -242,8 +243,8 @@ def assign(
     shares = {}
     for one in instances:
         mine = taken[one.name]
-        sharers = max(sum(place in other for other in taken.values()) for place in mine)
-        shares[one.name] = _share(context, one, mine, sharers, choice=choice)
+        with_it = [other for other in instances if set(taken[other.name]) & set(mine)]
+        shares[one.name] = _share(context, one, mine, with_it, choice=choice)
         _memory(context, one, shares[one.name], sizes[models[one.model].name])
         _formats(context, one, mine)
     return shares
@@ -265,19 +266,38 @@ def _skipped(context: Context, found: list[Place]) -> None:
 
 
 def _share(
-    context: Context, words: Instance, mine: tuple[Place, ...], sharers: int, *, choice: bool
-) -> Share:
+    context: Context, words: Instance, mine: tuple[Place, ...], sharers: list[Instance], *,
+    choice: bool,
+) -> Share:  # fmt: skip
+    """What one instance gets of its GPUs: what it says, else an equal part of what others leave."""
     visible = ",".join(place.visible for place in mine) if choice else None
     if visible is not None:
         names = ", ".join(place.name for place in mine)
         context.because(f"{words.name}.CUDA_VISIBLE_DEVICES", visible, names)
-    if sharers == 1 or "gpu-memory-utilization" in arguments(words):
-        return Share(mine, visible, None)
+    said = [_said_share(one) for one in sharers if MEMORY_SHARE in arguments(one)]
     whole = context.data.versions.gpu_floor(context.version).memory_share
-    share = math.floor(whole / sharers * 100) / 100
-    why = f"{sharers} instances share {mine[0].name}"
+    if sum(said) > 1 or (sum(said) >= whole and len(said) < len(sharers)):
+        context.problems.append(
+            f"GPU memory is short: {words.name} shares {mine[0].name} with instances whose "
+            f"extra_args.{MEMORY_SHARE} add up to {sum(said):g}: together at most 1, and less "
+            f"than {whole:g} where another says none"
+        )
+        return Share(mine, visible, None)
+    if len(sharers) == 1 or MEMORY_SHARE in arguments(words):
+        return Share(mine, visible, None)
+    share = math.floor((whole - sum(said)) / (len(sharers) - len(said)) * 100) / 100
+    why = f"{len(sharers)} instances share {mine[0].name}"
+    why += f", others were given {sum(said):g} of it" if said else ""
     context.because(f"{words.name}.gpu-memory-utilization", share, why)
     return Share(mine, visible, share)
+
+
+def _said_share(words: Instance) -> float:
+    """The share of a GPU's memory that the inventory names; 0 where it is no number."""
+    try:
+        return float(str(arguments(words).get(MEMORY_SHARE, 0)))
+    except ValueError:
+        return 0
 
 
 def _memory(context: Context, words: Instance, share: Share, weights: int) -> None:

@@ -127,8 +127,15 @@ class ModelSnapshot(_Part):
     size_bytes: int | None
 
 
+class PlacedFile(_Part):
+    """A file that an instance reads: where it lies on the host, what it says. No secrets."""
+
+    path: str
+    content: str
+
+
 class InstancePlan(_Part):
-    """One service. `config` is the YAML of `vllm serve --config`.
+    """One service. `config` is the YAML of `vllm serve --config`, `files` what it names besides.
 
     The engine listens on `socket` or, where its version has none, on `address` (127.0.0.1:PORT).
     `drop_in` holds the lines of its unit's section [Service] that differ from the template.
@@ -146,6 +153,7 @@ class InstancePlan(_Part):
     address: str | None
     drop_in: list[str]
     config: dict[str, Any]
+    files: list[PlacedFile]
     environment: dict[str, str]
     secret_names: list[str]
     ready_timeout: int
@@ -159,10 +167,11 @@ class Key(_Part):
 
 
 class GatewayPlan(_Part):
-    """The door."""
+    """The door. `access_log` is the form of its log: plain, json or off."""
 
     listen: list[str]
     routes: list[str]
+    access_log: str
     key: Key
 
 

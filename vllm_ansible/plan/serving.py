@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import gpu, unit
-from vllm_ansible.plan.result import InstancePlan, ModelSnapshot
-from vllm_ansible.schema.words import SECRET_NAME
+from vllm_ansible.plan import gpu, kinds, length, logs, share, unit
+from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
+from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
 
 if TYPE_CHECKING:
     from vllm_ansible.data import Device, Model
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from vllm_ansible.schema import Instance
 
 MODELS = "/srv/models"
-MIB_PER_GIB = 1024
-# Beside weights and KV cache, an engine's processes were seen to need about this much (MiB).
-ENGINE_OVERHEAD_MIB = 2048
-SYSTEM_RESERVE_MIB = 1024
-MOST_KV_GIB = 16
 FIRST_LOOPBACK_PORT = 18000
 
 
@@ -63,22 +58,59 @@ def choose_instances(
 ) -> list[InstancePlan]:
     """Every instance with its configuration and environment."""
     by_name = {model.name: model for model in models}
-    memory = _kv_cache(context, by_name) if device == "cpu" else {}
     sizes = {name: size_of(model) for name, model in by_name.items()}
-    shares = gpu.assign(context, by_name, sizes) if device == "gpu" else {}
+    parts = _parts(context, device, by_name, sizes)
+    _same_names(context)
     return [
-        _instance(context, device, index, by_name[words.model], memory, shares.get(words.name))
+        _instance(context, device, index, by_name[words.model], parts[words.name])
         for index, words in enumerate(context.words.instances)
     ]
 
 
-def _instance(
+def _same_names(context: Context) -> None:
+    """Says which names lead to several instances: whoever asks tells them apart by port alone."""
+    found: dict[str, list[str]] = {}
+    for one in context.words.instances:
+        for name in dict.fromkeys(one.served_names or [one.model]):
+            found.setdefault(name, []).append(one.name)
+    context.notices += [
+        f"{', '.join(names)} are all asked for as {name}: served_names tells them apart"
+        for name, names in found.items()
+        if len(names) > 1
+    ]
+
+
+class Part(NamedTuple):
+    """One instance's part of its host.
+
+    Attributes:
+        cache_gib: Its KV cache; None where the engine takes what is left of a GPU.
+        cores: VLLM_CPU_OMP_THREADS_BIND; None on a GPU.
+        share: Its GPUs; None on a CPU.
+    """
+
+    cache_gib: int | None
+    cores: str | None
+    share: gpu.Share | None
+
+
+def _parts(
     context: Context,
     device: Device,
-    index: int,
-    model: ModelSnapshot,
-    memory: dict[str, int],
-    share: gpu.Share | None,
+    snapshots: dict[str, ModelSnapshot],
+    sizes: dict[str, int],
+) -> dict[str, Part]:
+    """What each instance gets of the host, by name."""
+    instances = context.words.instances
+    if device == "gpu":
+        shares = gpu.assign(context, snapshots, sizes)
+        return {i.name: Part(i.kv_cache_gib, None, shares.get(i.name)) for i in instances}
+    memory, cores = share.kv_cache(context, catalogue(context), sizes), share.cores(context)
+    return {i.name: Part(memory[i.name], cores[i.name], None) for i in instances}
+
+
+def _instance(
+    context: Context, device: Device, index: int, model: ModelSnapshot, part: Part
 ) -> InstancePlan:
     words = context.words.instances[index]
     has_socket = context.data.versions.knows_flag(context.version, "uds")
@@ -92,9 +124,8 @@ def _instance(
         config |= {"host": "127.0.0.1", "port": FIRST_LOOPBACK_PORT + index}
         why = f"vLLM {context.version} has no --uds"
         context.because(f"{words.name}.listen", str(address), why)
-    config |= _arguments(context, device, words, share)
-    environment = _environment(context, device, index, memory, share)
-    environment |= words.env
+    config |= _arguments(context, device, words, part)
+    environment = _environment(device, words, part) | words.env
     has_file = context.data.versions.has_config_file(context.version)
     if not has_file:
         _started_with_arguments(context, words)
@@ -111,10 +142,20 @@ def _instance(
         address=address,
         drop_in=unit.drop_in(device, config, has_socket=has_socket, has_config_file=has_file),
         config=config,
+        files=_files(context, words),
         environment=environment,
         secret_names=sorted(name for name in words.env if SECRET_NAME.search(name)),
         ready_timeout=words.ready_timeout,
     )
+
+
+def _files(context: Context, words: Instance) -> list[PlacedFile]:
+    """The files that an instance reads beside its configuration and its model."""
+    files = [PlacedFile(path=logs.config_path(words), content=logs.logging_config(context, words))]
+    template = context.words.chat_templates.get(words.name)
+    if template is not None:
+        files.append(PlacedFile(path=kinds.template_path(words), content=template))
+    return files
 
 
 def _started_with_arguments(context: Context, words: Instance) -> None:
@@ -122,7 +163,7 @@ def _started_with_arguments(context: Context, words: Instance) -> None:
     why = f"vLLM {context.version} reads no --config file that says all"
     context.because(f"{words.name}.start", "arguments", why)
     for name in words.extra_args:
-        if SECRET_NAME.search(name):
+        if SECRET_OPTION.search(name):
             context.problems.append(
                 f"vllm_instances {words.name}: extra_args.{name} looks like a secret, and vLLM "
                 f"{context.version} is started with arguments, which everyone on the host can "
@@ -139,19 +180,12 @@ def door_address(listen: list[str]) -> str:
     return f"[{text}]" if ":" in text else text
 
 
-def _arguments(
-    context: Context, device: Device, words: Instance, share: gpu.Share | None
-) -> dict[str, Any]:
+def _arguments(context: Context, device: Device, words: Instance, part: Part) -> dict[str, Any]:
     """The arguments of `vllm serve` that the version has and the instance wants."""
-    config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, share)}
-    if share is not None and share.memory_share is not None:
-        config["gpu-memory-utilization"] = share.memory_share
-    if words.max_model_len is not None:
-        config["max-model-len"] = words.max_model_len
-    else:
-        context.because(
-            f"{words.name}.max-model-len", "the model's own", "the inventory gives none"
-        )
+    model, known = catalogue(context)[words.model], context.data.versions.knows_flag
+    config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, part.share)}
+    if part.share is not None and part.share.memory_share is not None:
+        config["gpu-memory-utilization"] = part.share.memory_share
     if device == "cpu" and not words.compile:
         config["enforce-eager"] = True
         context.because(
@@ -159,33 +193,35 @@ def _arguments(
             "compile is off: ready after 45 s instead of 100 to 130, at 49 instead of 56 tokens/s "
             "(SmolLM2-135M, 2 cores), and no compiler on the host",
         )  # fmt: skip
-    # The door logs requests; what is asked and answered is nobody's business.
-    optional: dict[str, Any] = {
-        "disable-log-requests": True,
-        "disable-uvicorn-access-log": True,
-        "shutdown-timeout": 30,
-    }
-    known = context.data.versions.knows_flag
-    if not known(context.version, "disable-uvicorn-access-log"):
-        config["uvicorn-log-level"] = "warning"
+    config |= length.arguments(context, device, words, model, part.cache_gib)
+    config |= kinds.arguments(context, words, model) | logs.arguments(context, words)
+    optional: dict[str, Any] = {"shutdown-timeout": 30}
     if device == "cpu":
         # Older engines die when one CPU step takes longer than their heartbeat.
         optional["disable-frontend-multiprocessing"] = True
     elif words.kv_cache_gib is not None:
-        optional["kv-cache-memory-bytes"] = words.kv_cache_gib * MIB_PER_GIB * 2**20
+        optional["kv-cache-memory-bytes"] = words.kv_cache_gib * 2**30
     config |= {flag: value for flag, value in optional.items() if known(context.version, flag)}
-    return config | gpu.arguments(words)
+    return config | _more(context, words)
 
 
-def _environment(
-    context: Context,
-    device: Device,
-    index: int,
-    memory: dict[str, int],
-    share: gpu.Share | None,
-) -> dict[str, str]:
+def _more(context: Context, words: Instance) -> dict[str, Any]:
+    """What the inventory says in `extra_args`, less what its version does not have."""
+    said, version = gpu.arguments(words), context.version
+    gone = [flag for flag in said if not context.data.versions.knows_flag(version, flag)]
+    for flag in gone:
+        span = context.data.versions.flags[flag]
+        bounds = {"since": span.since, "until": span.until}
+        when = ", ".join(f"{word} {at}" for word, at in bounds.items() if at)
+        context.notices.append(
+            f"{words.name}: extra_args.{flag} is left out: vLLM {version} has no such option "
+            f"({when})"
+        )
+    return {flag: value for flag, value in said.items() if flag not in gone}
+
+
+def _environment(device: Device, words: Instance, part: Part) -> dict[str, str]:
     """The environment: where caches go, that nothing calls out, memory and cores."""
-    words = context.words.instances[index]
     cache = f"/var/cache/vllm/{words.name}"
     environment = {
         "DO_NOT_TRACK": "1",
@@ -197,66 +233,19 @@ def _environment(
         "TRITON_CACHE_DIR": f"{cache}/triton",
         "VLLM_CACHE_ROOT": f"{cache}/vllm",
         "VLLM_CONFIG_ROOT": f"{cache}/config",
+        "VLLM_LOGGING_CONFIG_PATH": logs.config_path(words),
         "VLLM_NO_USAGE_STATS": "1",
         "XDG_CACHE_HOME": f"{cache}/xdg",
         "XDG_CONFIG_HOME": f"{cache}/config",
     }
     if device == "cpu":
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(memory[words.name])
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(context, index)
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(part.cache_gib)
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = str(part.cores)
         if not words.compile:
             # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
             environment["TORCH_COMPILE_DISABLE"] = "1"
-    elif share is not None and share.visible is not None:
+    elif part.share is not None and part.share.visible is not None:
         # As nvidia-smi counts; CUDA would count the fastest first.
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        environment["CUDA_VISIBLE_DEVICES"] = share.visible
+        environment["CUDA_VISIBLE_DEVICES"] = part.share.visible
     return environment
-
-
-def _cores(context: Context, index: int) -> str:
-    """The cores of one instance: disjoint ranges where several share the host."""
-    count, cores = len(context.words.instances), context.facts.cores
-    name = context.words.instances[index].name
-    subject = f"{name}.VLLM_CPU_OMP_THREADS_BIND"
-    if count == 1:
-        context.because(subject, "auto", "alone on the host: vLLM's own choice measured fastest")
-        return "auto"
-    if cores < count:
-        context.because(subject, "nobind", f"{count} instances share {cores} cores")
-        return "nobind"
-    share = cores // count
-    first = index * share
-    text = f"{first}-{first + share - 1}" if share > 1 else str(first)
-    context.because(subject, text, f"{cores} cores shared by {count} instances")
-    return text
-
-
-def _kv_cache(context: Context, models: dict[str, ModelSnapshot]) -> dict[str, int]:
-    """GiB of KV cache per instance: as said, else half of an equal share of what is left.
-
-    Unset, vLLM would take 0.92 of the memory and refuse to start when less is free.
-    """
-    instances = context.words.instances
-    fixed = SYSTEM_RESERVE_MIB + sum(
-        ENGINE_OVERHEAD_MIB + size_of(models[one.model]) + (one.kv_cache_gib or 0) * MIB_PER_GIB
-        for one in instances
-    )
-    total, open_ones = context.facts.memory_mib, [i for i in instances if i.kv_cache_gib is None]
-    left = total - fixed
-    if left < len(open_ones) * MIB_PER_GIB:
-        needed = fixed + len(open_ones) * MIB_PER_GIB
-        context.problems.append(
-            f"memory is short: {len(instances)} instance(s) need {needed} MiB (weights, KV cache, "
-            f"{ENGINE_OVERHEAD_MIB} MiB for each engine, {SYSTEM_RESERVE_MIB} for the system), the "
-            f"host has {total} MiB: fewer instances, a smaller model or a smaller kv_cache_gib"
-        )
-    share = left // 2 // max(len(open_ones), 1) // MIB_PER_GIB
-    chosen = min(max(share, 1), MOST_KV_GIB)
-    result = {}
-    for one in instances:
-        result[one.name] = one.kv_cache_gib or chosen
-        if one.kv_cache_gib is None:
-            why = f"half of this instance's share of {left} MiB, {MOST_KV_GIB} GiB at most"
-            context.because(f"{one.name}.VLLM_CPU_KVCACHE_SPACE", f"{chosen} GiB", why)
-    return result

@@ -15,6 +15,7 @@ from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from vllm_ansible.schema import problems as p
+from vllm_ansible.schema.template import TemplateError, read_template
 from vllm_ansible.schema.words import (
     KEY_PATTERN,
     SECRET_NAME,
@@ -22,6 +23,7 @@ from vllm_ansible.schema.words import (
     Engine,
     Gateway,
     Instance,
+    Logs,
     Mirror,
     Model,
     Sources,
@@ -38,6 +40,7 @@ WORDS: dict[str, Any] = {
     "vllm_engine": Engine,
     "vllm_gateway": Gateway,
     "vllm_instances": Instance,
+    "vllm_logs": Logs,
     "vllm_mirror": Mirror,
     "vllm_models": Model,
     "vllm_sources": Sources,
@@ -48,16 +51,34 @@ INTERNAL = (
     "vllm_site", "vllm_validated",
 )  # fmt: skip
 OWNED_ARGUMENTS = {
+    "allowed-local-media-path": "vllm_instances[].media_path",
+    "allowed-media-domains": "nothing: the engine has no network",
     "api-key": "vllm_gateway.api_key",
+    "chat-template": "vllm_instances[].chat_template",
     "config": "the other words",
+    "disable-log-requests": "vllm_logs.requests",
+    "disable-log-stats": "vllm_logs.statistics",
     "dtype": "vllm_instances[].dtype",
+    "enable-log-requests": "vllm_logs.requests",
     "enforce-eager": "vllm_instances[].compile",
     "host": "vllm_gateway.listen",
+    "limit-mm-per-prompt": "vllm_instances[].images",
+    "max-log-len": "vllm_logs.prompt_characters",
     "max-model-len": "vllm_instances[].max_model_len",
     "model": "vllm_instances[].model",
+    "pooler-config": "vllm_instances[].pooling",
     "port": "vllm_instances[].port",
+    "runner": "vllm_models.<model>.kind",
     "served-model-name": "vllm_instances[].served_names",
+    "task": "vllm_models.<model>.kind",
     "uds": "nothing: the plan sets the socket",
+}
+# Words that only some kinds of model know.
+KIND_WORDS: dict[str, tuple[str, ...]] = {
+    "chat_template": ("vision", "text"),
+    "images": ("vision",),
+    "media_path": ("vision",),
+    "pooling": ("embedding",),
 }
 _MISSPELT = 0.8
 _HIDDEN = "a value that is not shown"
@@ -134,8 +155,10 @@ def check_host(
     engine = check.parse(Engine, ["vllm_engine"], variables.get("vllm_engine", {}))
     sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
     gateway = check.parse(Gateway, ["vllm_gateway"], variables.get("vllm_gateway", {}))
+    logs = check.parse(Logs, ["vllm_logs"], variables.get("vllm_logs", {}))
     models = _models(check)
     instances = _instances(check, models)
+    templates = _templates(check)
     # What it says is used by the mirror host's own plan; here only its words are looked at.
     check.parse(Mirror, ["vllm_mirror"], variables.get("vllm_mirror", {}))
     users = _users(check)
@@ -145,6 +168,9 @@ def check_host(
         _sources(check, sources)
     if gateway is not None:
         _gateway(check, gateway)
+    if logs is not None and logs.prompt_characters and not logs.requests:
+        allowed = "0, or requests: true beside it"
+        check.refuse(["vllm_logs", "prompt_characters"], str(logs.prompt_characters), allowed)
     _secrets(check)
     _urls(check)
     if check.problems:
@@ -152,6 +178,7 @@ def check_host(
     roles = variables.get("__role_variables__", {})
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
+        logs=logs, chat_templates=templates,
         conda_users=users, role_variables=roles,
     )  # fmt: skip
     return Checked(words, [])
@@ -215,9 +242,37 @@ def _instances(check: _Check, models: dict[str, Model]) -> list[Instance]:
                 )
                 check.refuse([*path, "model"], p.shown(model), allowed)
             _arguments(check, path, value.get("extra_args"))
+            _kind_words(check, path, value, models)
         if instance is not None:
             found.append(instance)
     _unique(check, given)
+    return found
+
+
+def _kind_words(
+    check: _Check, path: Sequence[str | int], given: Mapping[str, Any], models: dict[str, Model]
+) -> None:
+    """Refuses words that a model of another kind wants."""
+    model = {**check.data.models, **models}.get(str(given.get("model")))
+    for word, kinds in KIND_WORDS.items():
+        if model is not None and given.get(word) is not None and model.kind not in kinds:
+            allowed = f"nothing: {given['model']} is of kind {model.kind}, this is for {kinds[-1]}"
+            check.refuse([*path, word], p.shown(given[word]), allowed)
+
+
+def _templates(check: _Check) -> dict[str, str]:
+    """The chat templates that instances name, by instance; each must be one."""
+    given = check.variables.get("vllm_instances")
+    found = {}
+    for index, value in enumerate(given if isinstance(given, list) else []):
+        name = value.get("chat_template") if isinstance(value, Mapping) else None
+        if not isinstance(name, str) or not name.startswith(("/", "~/")):
+            continue
+        try:
+            found[str(value.get("name"))] = read_template(Path(name).expanduser())
+        except TemplateError as error:
+            where: list[str | int] = ["vllm_instances", index, "chat_template"]
+            check.refuse(where, f"{name} ({error})", "a chat template in Jinja2")
     return found
 
 

@@ -23,6 +23,7 @@ _PATTERNS = {
     r"^(https?|git|ssh|file)://[^\s]+$": "a URL with https://, http://, git://, ssh:// or file://",
     r"^3\.\d{1,2}$": 'a Python version in quotes, such as "3.10"',
     r"^/[A-Za-z0-9._/-]+$": "a route such as /v1/models",
+    r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$": "an absolute path on the host, such as /srv/images",
 }
 
 

@@ -84,6 +84,7 @@ def check_site(
     else:
         address = words.address or str(variables.get(mirror, {}).get("__address__", ""))
         problems += _no_address(mirror, address)
+        problems += _same_port(mirror, words.port, servers.get(mirror))
     return SiteWords(mirror, words, address, builder, problems)
 
 
@@ -94,6 +95,17 @@ def _no_address(mirror: str, address: str) -> list[Problem]:
         allowed = "the IP address of the mirror host at which the servers reach it"
         return [Problem(mirror, "vllm_mirror.address", address or "nothing", allowed)]
     return []
+
+
+def _same_port(mirror: str, port: int, served: Words | None) -> list[Problem]:
+    """Refuses a door at the mirror's own port, where one host is both."""
+    return [
+        Problem(
+            mirror, "vllm_mirror.port", str(port), f"a port of its own: {one.name} has this one"
+        )
+        for one in (served.instances if served else [])
+        if one.port == port
+    ]
 
 
 def _too_many(servers: Mapping[str, Words | None]) -> list[Problem]:

@@ -27,6 +27,9 @@ NAME_HELP = "a small letter or digit, then up to 62 more of a-z 0-9 . _ -"
 SECRET_NAME = re.compile(
     r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|S$|_)|API_?KEY", re.IGNORECASE
 )
+HOST_PATH = r"^/[A-Za-z0-9._-][A-Za-z0-9._/-]*$"
+# Options of vLLM count tokens and name tokenizers: of theirs, only what ends so is a secret.
+SECRET_OPTION = re.compile(r"(token|password|passwd|secret|credentials?|key)$", re.IGNORECASE)
 USER = r"[a-z_][a-z0-9_-]{0,31}"
 KEY_PATTERN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 
@@ -60,6 +63,17 @@ def _controller_file(value: str) -> str:
     if not value.startswith(("/", "~/")):
         raise wrong("an absolute path on the controller, such as ~/sources/oneDNN-3.13.tar.gz")
     return value
+
+
+def _template_file(value: str) -> str:
+    if not value.startswith(("/", "~/")):
+        raise wrong("an absolute path on the controller, such as ~/templates/chatml.jinja")
+    return value
+
+
+def _log_form(value: Any) -> Any:
+    # YAML reads off without quotes as false.
+    return "off" if value is False else value
 
 
 def _name(value: str) -> str:
@@ -113,8 +127,13 @@ class Instance(Word):
     port: Port = 8000
     served_names: list[ServedName] = Field(default_factory=list)
     max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
+    chat_template: Annotated[str, AfterValidator(_template_file)] | None = None
+    images: Annotated[int, Field(ge=1, le=1000)] | None = None
+    media_path: Annotated[str, StringConstraints(pattern=HOST_PATH)] | None = None
+    pooling: Literal["CLS", "LAST", "MEAN"] | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = "auto"
     kv_cache_gib: Annotated[int, Field(ge=1, le=4096)] | None = None
+    cores: Annotated[int, Field(ge=1, le=4096)] | None = None
     compile: bool = False
     ready_timeout: Annotated[int, Field(ge=10, le=86400)] = 600
     extra_args: dict[str, Any] = Field(default_factory=dict)
@@ -179,6 +198,22 @@ class Gateway(Word):
     routes: list[Route] | None = Field(default=None, min_length=1)
 
 
+class Logs(Word):
+    """What is written down of what is asked; by default nothing but who came to the door.
+
+    Attributes:
+        statistics: Whether the engine prints its throughput every few seconds.
+        requests: Whether it prints each request's parameters.
+        prompt_characters: How much of each prompt it prints besides.
+        gateway_access: The door's log: nginx's own form, JSON, or none.
+    """
+
+    statistics: bool = False
+    requests: bool = False
+    prompt_characters: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    gateway_access: Annotated[Literal["plain", "json", "off"], BeforeValidator(_log_form)] = "plain"
+
+
 class Mirror(Word):
     """The site's mirror host: where others reach it, where it keeps things, and how much.
 
@@ -187,7 +222,7 @@ class Mirror(Word):
 
     address: Annotated[str, AfterValidator(_address)] | None = None
     port: Port = 8080
-    root: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$")] = "/srv/mirror"
+    root: Annotated[str, StringConstraints(pattern=HOST_PATH)] = "/srv/mirror"
     max_gib: Annotated[int, Field(ge=5, le=100_000)] = 100
 
 
@@ -199,6 +234,9 @@ class Words(Word):
     models: dict[str, Model] = Field(default_factory=dict)
     sources: Sources = Sources()
     gateway: Gateway = Gateway()
+    logs: Logs = Logs()
+    # What the controller's files that instances name as chat templates say, by instance.
+    chat_templates: dict[str, str] = Field(default_factory=dict)
     # The users of the host for whom `conda activate vllm` shall work.
     conda_users: list[str] = Field(default_factory=list)
     # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.

@@ -23,6 +23,20 @@ def test_systemctl_status_and_the_journal_speak_of_it(host):
     assert "Starting vLLM" in host.check_output(f"journalctl --no-pager -u {UNIT}")
 
 
+def test_the_journal_has_neither_statistics_nor_questions_and_the_metrics_have_figures(host):
+    journal = host.check_output(f"journalctl --no-pager -u {UNIT}")
+    for words in ("throughput", "capital of France", "/v1/chat/completions HTTP"):
+        assert words not in journal
+    script = (
+        "import socket; s = socket.socket(socket.AF_UNIX); "
+        f"s.connect('/run/vllm/{INSTANCE}/api.sock'); "
+        "s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); "
+        "print(s.makefile().read())"
+    )
+    metrics = host.check_output(f'python3 -c "{script}"')
+    assert "vllm:generation_tokens_total{" in metrics
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -70,6 +84,7 @@ def test_the_socket_is_for_the_engine_and_its_group(host):
         ("/etc/vllm", "root", "root", 0o755),
         (f"/etc/vllm/{INSTANCE}.yaml", "root", "vllm", 0o640),
         (f"/etc/vllm/{INSTANCE}.env", "root", "root", 0o600),
+        (f"/etc/vllm/{INSTANCE}.logging.json", "root", "vllm", 0o640),
         ("/etc/systemd/system/vllm@.service", "root", "root", 0o644),
         (f"/var/cache/vllm/{INSTANCE}", "vllm", "vllm", 0o700),
         ("/var/lib/vllm/receipt.json", "root", "root", 0o600),
