@@ -300,13 +300,8 @@ LOCK_NAME = re.compile(
 )
 _PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _HASH = "--hash=sha256:"
-_CARRIERS = (
-    "roles/*/defaults",
-    "roles/*/handlers",
-    "roles/*/tasks",
-    "roles/*/templates",
-    "roles/*/vars",
-)
+_PARTS = ("defaults", "files", "handlers", "tasks", "templates", "vars")
+_CARRIERS = tuple(f"roles/*/{part}" for part in _PARTS)
 
 
 def _read(path: Path) -> dict[str, Any]:
