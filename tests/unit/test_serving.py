@@ -231,6 +231,20 @@ def test_a_text_too_long_for_cache_or_model_is_refused_with_figures():
     assert config(stretched)["max-model-len"] == 40000
 
 
+@pytest.mark.parametrize(
+    ("weights", "length"), [(15_000, 32768), (70_000, 18560), (0, None), (71_500, None)]
+)
+def test_an_old_engine_on_a_gpu_is_given_the_length_that_is_estimated_to_fit(weights, length):
+    files = {"model.safetensors": {"size": weights * 2**20, "sha256": "a" * 64}} if weights else {}
+    seven = DATA.models["qwen2-7b-instruct"].model_dump(exclude={"files"})
+    made = plan(
+        [SEVEN], "0.6.3.post1", "gpu", record="gpu-a100",
+        vllm_models={"qwen2-7b-instruct": {**seven, "files": files}},
+    )  # fmt: skip
+    assert made.instances[0].config.get("max-model-len") == length
+    assert any("max_model_len says it" in n for n in made.notices) == (length is None)
+
+
 def test_a_chosen_cache_holds_the_length_asked_for():
     made = plan([{**SEVEN, "max_model_len": 32768}], on={"memory_mib": 5600})
     assert made.instances[0].environment["VLLM_CPU_KVCACHE_SPACE"] == "2"

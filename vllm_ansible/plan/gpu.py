@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Compute capability below which a GPU has no bfloat16: the T4 has 7.5.
 BFLOAT16_SINCE = "8.0"
 MIB = 2**20
+# MiB that an engine needs on a GPU beside weights and cache, roughly: activations, CUDA's own.
+COMPUTING_MIB = 2048
 MEMORY_SHARE = "gpu-memory-utilization"
 # The arguments whose product is the number of GPUs that one instance spans.
 SPANS = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
@@ -302,13 +304,11 @@ def _said_share(words: Instance) -> float:
 
 def _memory(context: Context, words: Instance, share: Share, weights: int) -> None:
     """Refuses weights and KV cache that do not fit into the engine's share of the GPU's memory."""
-    smallest = min((p for p in share.places if p.memory_mib), key=_memory_of, default=None)
+    smallest = _smallest(share)
     if smallest is None:
         context.notices.append(f"the memory of {share.places[0].name} is not told: not checked")
         return
-    default = context.data.versions.gpu_floor(context.version).memory_share
-    said = arguments(words).get("gpu-memory-utilization", share.memory_share or default)
-    part = float(str(said))
+    part = _part(context, words, share)
     room = int(_memory_of(smallest) * part)
     each = -(-weights // len(share.places))
     cache = (words.kv_cache_gib or 0) * 1024
@@ -320,6 +320,37 @@ def _memory(context: Context, words: Instance, share: Share, weights: int) -> No
             f"{smallest.memory_mib} MiB): a smaller model, more GPUs (extra_args."
             f"tensor-parallel-size), or fewer instances on this GPU"
         )
+
+
+def left_for_cache(context: Context, words: Instance, share: Share, weights: int) -> int | None:
+    """GiB that weights and computing leave of an engine's share, estimated; None where unknown.
+
+    Args:
+        context: The host's facts; the reason is noted.
+        words: The instance.
+        share: Its GPUs.
+        weights: MiB; 0 where they are not known.
+    """
+    smallest = _smallest(share)
+    if smallest is None or not weights:
+        return None
+    room = int(_memory_of(smallest) * _part(context, words, share))
+    left = (room - -(-weights // len(share.places)) - COMPUTING_MIB) // 1024
+    if left < 1:
+        return None
+    why = f"estimated: what {weights} MiB of weights and {COMPUTING_MIB} for computing leave"
+    context.because(f"{words.name}.KV cache", f"{left} GiB", why)
+    return left
+
+
+def _smallest(share: Share) -> Place | None:
+    return min((p for p in share.places if p.memory_mib), key=_memory_of, default=None)
+
+
+def _part(context: Context, words: Instance, share: Share) -> float:
+    """The part of a GPU's memory that the engine takes."""
+    default = context.data.versions.gpu_floor(context.version).memory_share
+    return _said_share(words) or share.memory_share or default
 
 
 def _memory_of(place: Place) -> int:

@@ -104,9 +104,22 @@ def _parts(
     instances = context.words.instances
     if device == "gpu":
         shares = gpu.assign(context, snapshots, sizes)
-        return {i.name: Part(i.kv_cache_gib, None, shares.get(i.name)) for i in instances}
+        caches = {
+            i.name: _gpu_cache(context, i, shares.get(i.name), sizes[i.model]) for i in instances
+        }
+        return {i.name: Part(caches[i.name], None, shares.get(i.name)) for i in instances}
     memory, cores = share.kv_cache(context, catalogue(context), sizes), share.cores(context)
     return {i.name: Part(memory[i.name], cores[i.name], None) for i in instances}
+
+
+def _gpu_cache(
+    context: Context, words: Instance, part: gpu.Share | None, weights: int
+) -> int | None:
+    """GiB of KV cache on a GPU: as said; estimated for an engine that cannot fit a length to it."""
+    finds_out = context.data.versions.has_auto_length(context.version)
+    if words.kv_cache_gib or finds_out or words.max_model_len or part is None:
+        return words.kv_cache_gib
+    return gpu.left_for_cache(context, words, part, weights)
 
 
 def _instance(
