@@ -102,7 +102,6 @@ kept:
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from datetime import datetime, timezone
@@ -121,6 +120,7 @@ from ansible.module_utils.vllm_bundle import (
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import (
     as_json,
+    held,
     require_free,
     sha256_of,
     sync_directory,
@@ -230,24 +230,17 @@ class Filling:
         Raises:
             HostError: too little disk, another run at work, or the archive changed meanwhile.
         """
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise HostError(f"another run is filling {self.root}; wait for it to end") from error
-        try:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            need = sum(self.archive.files[name]["size"] for name in self.place)
-            require_free(self.root, need + MARGIN, "the bundle's content")
-            self.unpack()
-            for name in self.changes:
-                self.move_in(name)
-            sync_directory(self.root)
-        finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.close(lock)
+        with held(self.root, f"filling {self.root}"):
+            try:
+                shutil.rmtree(self.partial, ignore_errors=True)
+                need = sum(self.archive.files[name]["size"] for name in self.place)
+                require_free(self.root, need + MARGIN, "the bundle's content")
+                self.unpack()
+                for name in self.changes:
+                    self.move_in(name)
+                sync_directory(self.root)
+            finally:
+                shutil.rmtree(self.partial, ignore_errors=True)
 
     def unpack(self) -> None:
         """Write what is placed below the partial directory, each file proved and flushed."""

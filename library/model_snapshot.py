@@ -8,14 +8,15 @@ DOCUMENTATION = r"""
 module: model_snapshot
 short_description: Have a verified snapshot of a model at a pinned commit
 description:
-  - Fetches one commit of a git repository with LFS, or its files from a plain HTTP server, into
+  - Fetches a model's files from the first source that has them into
     C(<parent>/.<revision>.partial), proves the size and SHA-256 of every file, and renames the
-    result to its final name. What was proved is written beside it, as C(<path>.json).
-  - An interrupted download is taken up where it broke off, from whichever source comes next.
-  - Each content is linked from git-lfs's store and not copied, so that a model needs its size on
-    the disk once.
-  - LFS pointers in the place of files, short files, flipped bits, missing objects, and links that
-    lead outside are refused.
+    result to its final name. What was proved, and by what, is written beside it, as C(<path>.json).
+  - An interrupted download is taken up where it broke off, from whichever source comes next;
+    contents are kept by their SHA-256, halves of them too.
+  - Each content is linked into the snapshot and not copied, so that a model needs its size on the
+    disk once.
+  - LFS pointers in the place of files, short files, flipped bits, missing objects, shards that an
+    index names and nobody has, and links that lead outside are refused.
 options:
   name:
     description: Name of the model, for messages.
@@ -37,14 +38,24 @@ options:
     suboptions:
       kind:
         description:
-          - How the source is read. C(git-lfs) is a git repository; C(files) is a plain HTTP server
-            such as the site's mirror, with the files below O(sources[].url) and the manifest of a
-            snapshot at the same address with C(.json) in the place of the last slash.
+          - How the source is read.
+          - C(git-lfs) is a git repository. The commit proves its files, and the LFS pointers in it
+            the large ones.
+          - C(files) is a plain HTTP server such as the site's mirror, with the files below
+            O(sources[].url) and the manifest of a snapshot at the same address with C(.json) in the
+            place of the last slash.
+          - C(huggingface) and C(modelscope) are those hubs, or mirrors with the same interface,
+            asked by their own clients in O(clients). The address ends in C(OWNER/NAME); what stands
+            before it is the endpoint.
+          - C(directory) is a directory of this host (C(file://)), with a snapshot's manifest beside
+            it, or O(files). It is copied and left as it is.
+          - C(archive) is a tar or zip file, of this host (C(file://)) or of a server. It needs
+            O(sources[].sha256), or O(files) that name every file.
         type: str
-        choices: [files, git-lfs]
+        choices: [archive, directory, files, git-lfs, huggingface, modelscope]
         default: git-lfs
       url:
-        description: URL of the repository or of the files, without a password.
+        description: Address of the source, without a password.
         type: str
         required: true
       revision:
@@ -53,6 +64,32 @@ options:
             Hubs that copy each other do not copy history.
         type: str
         default: null
+      branch:
+        description:
+          - A branch in the place of a commit, for a hub of which no commit is known. Only what
+            O(files) lists is taken from it, as a branch moves.
+        type: str
+        default: null
+      sha256:
+        description: SHA-256 of the archive.
+        type: str
+        default: null
+      credential:
+        description: Name of the token in O(tokens) that the source asks for.
+        type: str
+        default: null
+  tokens:
+    description:
+      - Tokens of gated models by name. A client gets its token in its environment, and a server in
+        a header; none is written anywhere.
+    type: dict
+    required: false
+    default: {}
+  clients:
+    description: Environment with C(bin/hf) and C(bin/modelscope), for the kinds of these names.
+    type: path
+    required: false
+    default: /opt/vllm/clients
   include:
     description: Shell patterns of the files wanted, for the path or the last part of it.
     type: list
@@ -62,7 +99,7 @@ options:
   files:
     description:
       - What the files must be, by path, each with C(size) (bytes) and C(sha256).
-      - Files that are not listed are proved by the commit alone.
+      - What is not listed is proved by the source's own list alone; see RV(proof).
     type: dict
     required: false
     default: {}
@@ -79,8 +116,25 @@ options:
     type: int
     required: false
     default: 4
+  limit_mib_s:
+    description:
+      - Most MiB per second that all files together may take; none when left out.
+      - The kinds C(files) and C(archive) hold to it. git-lfs and the hubs' clients have no such
+        setting, so sources of these kinds are left out when it is set.
+    type: float
+    required: false
+    default: null
+  progress:
+    description:
+      - File that says about once a second how far the download is, and that is removed at its end.
+        It is JSON with C(phase) (asking, fetching, proving, placing), C(kind), C(url), C(done) and
+        C(total) (bytes), C(rate) (bytes per second), C(left) (seconds), C(started) and C(updated)
+        (seconds since 1970), C(name), C(revision) and C(format).
+    type: path
+    required: false
+    default: null
   timeout:
-    description: Seconds that one git command, or one file of a plain server, may take.
+    description: Seconds that one command of a client, or one file of a plain server, may take.
     type: int
     required: false
     default: 14400
@@ -102,7 +156,9 @@ EXAMPLES = r"""
     path: /srv/models/smollm2-135m/12fd25f77366fa6b3b4b768ec3050bf629380bac
     sources:
       - kind: git-lfs
-        url: https://www.modelscope.cn/HuggingFaceTB/SmolLM2-135M-Instruct.git
+        url: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
+      - kind: huggingface
+        url: https://hf-mirror.com/HuggingFaceTB/SmolLM2-135M-Instruct
     include: ["*.json", "*.safetensors", "*.txt"]
 
 - name: The snapshot comes from the site's mirror
@@ -113,6 +169,19 @@ EXAMPLES = r"""
     sources:
       - kind: files
         url: http://10.0.0.5:8080/models/smollm2-135m/12fd25f77366fa6b3b4b768ec3050bf629380bac/
+    limit_mib_s: 50
+
+- name: A gated model comes with a token
+  model_snapshot:
+    name: gated
+    revision: 0123456789abcdef0123456789abcdef01234567
+    path: /srv/models/gated/0123456789abcdef0123456789abcdef01234567
+    sources:
+      - kind: huggingface
+        url: https://huggingface.co/example/gated
+        credential: ours
+    tokens:
+      ours: "{{ vault_hub_token }}"
 """
 
 RETURN = r"""
@@ -132,6 +201,18 @@ source:
   description: URL it was fetched from, now or earlier; null in check mode when it is not there.
   returned: success
   type: str
+proof:
+  description:
+    - What the sizes and checksums rest on. C(given) is O(files) for every file; C(git) the commit
+      and its LFS pointers; C(manifest) a snapshot's, at a mirror or beside a directory; C(archive)
+      the archive's SHA-256; C(hub) what the hub itself says, which is not independent of it.
+    - Null for snapshots of before this was kept.
+  returned: success
+  type: str
+resumed_bytes:
+  description: Bytes of contents, whole or begun, that an earlier run had left here.
+  returned: success
+  type: int
 reason:
   description: Why it was (or would be) fetched; null when it was there and whole.
   returned: success
@@ -143,8 +224,6 @@ attempts:
   elements: dict
 """
 
-import fcntl
-import fnmatch
 import os
 import posixpath
 import re
@@ -156,6 +235,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import (
     as_json,
+    free_bytes,
+    held,
     read_json_object,
     require_free,
     sha256_of,
@@ -163,24 +244,36 @@ from ansible.module_utils.vllm_files import (
     write_atomic,
 )
 from ansible.module_utils.vllm_files_source import FilesSource
-from ansible.module_utils.vllm_git_lfs import (
-    LINK,
-    POINTER_LIMIT,
-    SUBMODULE,
-    LfsRepository,
-    Pointer,
-    is_stub,
-    parse_pointer,
-)
+from ansible.module_utils.vllm_git_lfs import GitLfsSource
+from ansible.module_utils.vllm_hub_sources import HuggingFaceSource, ModelScopeSource
+from ansible.module_utils.vllm_local_sources import ArchiveSource, DirectorySource
+from ansible.module_utils.vllm_model_source import Order, Source
+from ansible.module_utils.vllm_model_store import Content, Store, described, is_stub
+from ansible.module_utils.vllm_progress import Progress
 from ansible.module_utils.vllm_urls import refuse_credentials
 
+KINDS: dict[str, type[Source]] = {
+    "archive": ArchiveSource,
+    "directory": DirectorySource,
+    "files": FilesSource,
+    "git-lfs": GitLfsSource,
+    "huggingface": HuggingFaceSource,
+    "modelscope": ModelScopeSource,
+}
 MARGIN = 64 << 20  # bytes left free besides the model's
+FULL = 1 << 20  # a disk with fewer free bytes is full
 MANIFEST_FORMAT = 1
+INDEX = ".index.json"
 
 
 def manifest_path(path: Path) -> Path:
     """Return where the manifest of a snapshot is kept."""
     return path.with_name(f"{path.name}.json")
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a snapshot is fetched into."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -252,67 +345,73 @@ def disagreement(given: dict[str, Any], name: str, found: dict[str, Any]) -> str
     return None
 
 
-def is_wanted(name: str, patterns: list[str]) -> bool:
-    """Tell whether a pattern chooses a file, by its path or the last part of it."""
-    texts = (name, posixpath.basename(name))
-    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in texts)
-
-
-def require_wanted(params: dict[str, Any], names: set[str]) -> None:
-    """Refuse a choice of files that cannot be meant.
+def require_wanted(params: dict[str, Any], contents: dict[str, Content]) -> None:
+    """Refuse a choice of files that cannot be meant, or that is not what was given.
 
     Raises:
-        HostError: nothing is chosen, or the given manifest names more than is chosen.
+        HostError: nothing is chosen, or the given manifest names more, or something else.
     """
-    if not names:
+    if not contents:
         raise HostError(f"no file of the commit matches {params['include']}; correct `include`")
-    missing = sorted(set(params["files"]) - names)
+    missing = sorted(set(params["files"]) - set(contents))
     if missing:
         raise HostError(f"the commit lacks files of the given manifest: {', '.join(missing)}")
+    for name, said in described(contents).items():
+        wrong = disagreement(params["files"], name, said)
+        if wrong:
+            raise HostError(f"{name}: {wrong}; nothing was downloaded")
 
 
-def wanted_entries(entries: list[Any], patterns: list[str]) -> list[Any]:
-    """Return the entries that the patterns choose.
+def missing_shards(index: Path, name: str, contents: dict[str, Content]) -> list[str]:
+    """Return the files that an index of weights names and that are not among the contents.
+
+    Args:
+        index: the file.
+        name: its path in the snapshot.
+        contents: all files of the snapshot.
 
     Raises:
-        HostError: one is a submodule.
+        HostError: it is no JSON object.
     """
-    chosen = [entry for entry in entries if is_wanted(entry.path, patterns)]
-    modules = [entry.path for entry in chosen if entry.mode == SUBMODULE]
-    if modules:
-        raise HostError(f"submodules are not followed: {modules}; leave them out by `include`")
-    return chosen
+    try:
+        said = read_json_object(index) or {}
+    except ValueError as error:
+        raise HostError(f"{name} is no index of weights: {error}") from error
+    shards = said.get("weight_map")
+    if not isinstance(shards, dict):
+        return []
+    folder = posixpath.dirname(name)
+    return sorted({posixpath.join(folder, str(shard)) for shard in shards.values()} - set(contents))
+
+
+def bytes_below(path: Path) -> int:
+    """Return the size of all files below a directory, in bytes."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 class Download:
     """The fetching of one snapshot into its partial directory."""
 
-    def __init__(self, params: dict[str, Any], path: Path) -> None:
-        """Prepare a download; nothing is made yet."""
-        self.params, self.path = params, path
-        self.partial = path.with_name(f".{path.name}.partial")
+    def __init__(self, params: dict[str, Any], path: Path, lock: int, progress: Progress) -> None:
+        """Prepare a download into a directory that is held already by the open file `lock`."""
+        self.params, self.path, self.progress = params, path, progress
+        self.partial = partial_path(path)
         self.tree = self.partial / "files"
-        self.repository = LfsRepository(
-            self.partial / "repository.git",
-            params["revision"],
-            params["timeout"],
-            params["parallel"],
+        self.store = Store(self.partial / "store")
+        limit = params["limit_mib_s"]
+        self.order = Order(
+            revision=params["revision"],
+            include=params["include"],
+            files=params["files"],
+            parallel=params["parallel"],
+            limit=limit * 2**20 if limit else None,
+            timeout=params["timeout"],
+            clients=Path(params["clients"]),
+            partial=self.partial,
+            lock=lock,
         )
-
-    def lock(self) -> int:
-        """Make the partial directory and hold it alone; return the open handle.
-
-        Raises:
-            HostError: another run holds it.
-        """
-        self.partial.mkdir(mode=0o755, parents=True, exist_ok=True)
-        handle = os.open(self.partial, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise HostError(f"another run is fetching {self.path}; wait for it to end") from error
-        return handle
+        self.resumed = bytes_below(self.partial / "store")
+        self.resumed += sum(bytes_below(one) for one in self.partial.glob("client-*"))
 
     def fetch(self) -> tuple[dict[str, Any], list[dict[str, str]]]:
         """Fetch from the first source that serves; return it and its files, and who failed.
@@ -321,15 +420,16 @@ class Download:
             HostError: no source serves; the message has a line for each.
         """
         attempts: list[dict[str, str]] = []
-        for source in self.params["sources"]:
+        for said in self.params["sources"]:
             try:
-                files = self.fetch_from(source)
+                proof, contents = self.fetch_from(said)
             except HostError as error:
-                if "needed_bytes" in error.details:  # no other source makes the disk larger
+                if "free_bytes" in error.details:  # no other source makes the disk larger
                     raise
-                attempts.append({"url": source["url"], "error": error.message})
+                attempts.append({"url": said["url"], "error": error.message})
             else:
-                return {"source": source["url"], "files": files}, attempts
+                found = {"source": said["url"], "proof": proof, "files": described(contents)}
+                return found, attempts
         lines = "\n".join(f"  {attempt['url']}: {attempt['error']}" for attempt in attempts)
         raise HostError(
             f"model {self.params['name']} at {self.params['revision'][:12]} could not be had from"
@@ -338,171 +438,127 @@ class Download:
             attempts=attempts,
         )
 
-    def fetch_from(self, source: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Have all files, proved, in the partial tree, and return their sizes and checksums.
+    def fetch_from(self, said: dict[str, Any]) -> tuple[str, dict[str, Content]]:
+        """Have all files, proved, in the partial tree; return what proved them and what they are.
 
         Raises:
             HostError: the source cannot be read, or what it has is not what was asked for.
         """
-        if source["kind"] == "files":
-            return self.fetch_files(source["url"])
-        self.repository.revision = source["revision"] or self.params["revision"]
-        return self.fetch_commit(source["url"])
-
-    def fetch_files(self, url: str) -> dict[str, dict[str, Any]]:
-        """Fetch from a plain server; the contents are kept where git-lfs keeps them."""
-        server = FilesSource(
-            url, self.partial / "parts", self.params["timeout"], self.params["parallel"]
-        )
-        wanted = {
-            n: s for n, s in server.manifest().items() if is_wanted(n, self.params["include"])
-        }
-        require_wanted(self.params, set(wanted))
-        for name, said in wanted.items():
-            wrong = disagreement(self.params["files"], name, said)
-            if wrong:
-                raise HostError(f"{name}: {wrong}; nothing was downloaded")
-        contents = {name: Pointer(said["sha256"], said["size"]) for name, said in wanted.items()}
-        self.empty_tree()
-        self.make_room(contents)
-        # What an earlier try left is proved before it is taken to be right.
-        self.repository.drop_bad(contents)
-        server.fetch(wanted, self.repository.object_path)
+        token = self.params["tokens"].get(said["credential"]) if said["credential"] else None
+        if said["credential"] and not token:
+            raise HostError("its token was not handed over: see `tokens`")
+        source = self.source(said, token)
+        if self.order.limit and not source.limited:
+            raise HostError(f"left out, as {said['kind']} cannot be held to limit_mib_s")
+        self.progress.phase("asking", lambda: source.measure({}), kind=said["kind"], url=source.url)
+        contents = source.contents()
+        require_wanted(self.params, contents)
+        self.store.reuse(self.path, contents)
+        self.gather(contents)
+        self.progress.phase("fetching", lambda: source.measure(contents))
+        # The indexes first: a model that lacks a shard is not worth its other shards.
+        indexes = {name: c for name, c in contents.items() if name.endswith(INDEX)}
+        self.obtain(source, indexes)
+        for name, content in sorted(indexes.items()):
+            lost = missing_shards(self.store.path(content.sha256), name, contents)
+            if lost:
+                raise HostError(
+                    f"{name} names {', '.join(lost[:5])}, which the source or `include` leaves out"
+                )
+        self.obtain(source, contents)
+        self.progress.phase("placing")
         self.place(contents)
-        return self.describe({name: content.oid for name, content in contents.items()})
+        given = set(contents) <= set(self.order.given())
+        return "given" if given else source.proof, contents
 
-    def fetch_commit(self, url: str) -> dict[str, dict[str, Any]]:
-        """Fetch the pinned commit with git, and its large files with git-lfs."""
-        self.open(url)
-        self.repository.fetch_commit()
-        entries = self.repository.entries()
-        chosen = wanted_entries(entries, self.params["include"])
-        require_wanted(self.params, {entry.path for entry in chosen})
-        self.empty_tree()
-        links = [entry for entry in chosen if entry.mode == LINK]
-        self.write_blobs(chosen)
-        targets = {entry.path: self.link_target(entry.path, chosen) for entry in links}
-        pointers = self.pointers()
-        self.make_room(pointers)
-        self.repository.fetch_objects(pointers, everything=len(chosen) == len(entries))
-        self.place(pointers)
-        for name, target in targets.items():
-            (self.tree / name).unlink()
-            os.link(self.tree / target, self.tree / name)
-        return self.describe({name: pointer.oid for name, pointer in pointers.items()})
+    def source(self, said: dict[str, Any], token: str | None) -> Source:
+        """Return a source; nothing is asked yet."""
+        made: Source = KINDS[said["kind"]](said, self.order, self.store, token)
+        return made
 
-    def empty_tree(self) -> None:
-        """Begin the partial tree anew; the contents are kept elsewhere."""
+    def gather(self, contents: dict[str, Content]) -> None:
+        """Take what the clients of a run that was killed have left, of whichever source."""
+        missing = self.store.missing(contents)
+        for said in self.params["sources"]:
+            self.store.keep(self.source(said, None).begun(missing), missing)
+
+    def obtain(self, source: Source, contents: dict[str, Content]) -> None:
+        """Have contents in the store, each proved, and give each damaged one a second chance.
+
+        Raises:
+            HostError: naming every file whose content is missing or damaged; or too little disk.
+        """
+        # What an earlier try left is proved before it is taken to be right.
+        wrong, said = self.store.drop_bad(contents), ""
+        for _ in range(2):
+            missing = self.store.missing(contents)
+            if not missing:
+                break
+            self.require_room(source, missing)
+            source.seed(missing)
+            try:
+                said = source.fetch(missing)
+            finally:
+                self.store.keep(source.begun(missing), missing)
+            wrong = self.store.drop_bad(contents)
+            self.require_disk()
+        if wrong:
+            lines = [f"  {name}: {reason}" for name, reason in sorted(wrong.items())]
+            raise HostError(
+                "\n".join([f"{len(wrong)} files could not be had whole:", *lines, said]).strip(),
+                files=wrong,
+            )
+
+    def require_room(self, source: Source, missing: dict[str, Content]) -> None:
+        """Refuse what cannot fit.
+
+        Raises:
+            HostError: too little disk for the rest, with what this source needs besides.
+        """
+        rest = sum(content.size for content in missing.values())
+        here = sum(min(size, c.size) for c in missing.values() if (size := self.begun_bytes(c)))
+        purpose = f"model {self.params['name']}"
+        require_free(self.partial, rest - here + MARGIN, purpose)
+        passing, free = source.passing(missing), free_bytes(self.partial)
+        if free < rest - here + passing + MARGIN:
+            raise HostError(
+                f"{purpose} from this source needs {(rest + passing) >> 20} MiB of free disk at"
+                f" {self.partial.parent} for a while, and {free >> 20} MiB are free"
+            )
+
+    def begun_bytes(self, content: Content) -> int:
+        """Return how many bytes of a content an earlier try has left."""
+        part = self.store.part(content.sha256)
+        return part.stat().st_size if part.is_file() else 0
+
+    def require_disk(self) -> None:
+        """Say so when the disk is full: what a client says of it is not always clear.
+
+        Raises:
+            HostError: hardly a byte is free.
+        """
+        free = free_bytes(self.partial)
+        if free < FULL:
+            raise HostError(
+                f"the disk at {self.partial.parent} is full: free some space and run again; what"
+                f" was fetched stays in {self.partial}",
+                free_bytes=free,
+            )
+
+    def place(self, contents: dict[str, Content]) -> None:
+        """Link the contents into a tree of the snapshot's shape.
+
+        Raises:
+            HostError: a content is an LFS pointer.
+        """
         shutil.rmtree(self.tree, ignore_errors=True)
         self.tree.mkdir(mode=0o755)
-
-    def open(self, url: str) -> None:
-        """Open the repository; a broken one is made anew, with its LFS objects kept."""
-        try:
-            self.repository.open(url)
-        except HostError:
-            self.forget()
-            self.repository.open(url)
-
-    def forget(self) -> None:
-        """Remove what git keeps for itself; the LFS objects are proved one by one and stay."""
-        for entry in self.repository.path.iterdir():
-            if entry.name != "lfs":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-    def write_blobs(self, chosen: list[Any]) -> None:
-        """Write all blobs into the partial tree.
-
-        Raises:
-            HostError: git's store is damaged; it is removed, so that the next try fetches anew.
-        """
-        try:
-            for entry in chosen:
-                self.repository.write_blob(entry, self.tree / entry.path)
-        except HostError:
-            self.forget()
-            raise
-
-    def link_target(self, name: str, chosen: list[Any]) -> str:
-        """Return the file that a link of the repository names.
-
-        Raises:
-            HostError: it leads outside, or to no regular file of the snapshot.
-        """
-        text = (self.tree / name).read_text("utf-8", errors="replace")
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text))
-        if text.startswith("/") or target.startswith(".."):
-            raise HostError(f"{name} is a link that leads outside of the snapshot, to {text!r}")
-        if target not in {entry.path for entry in chosen if entry.mode != LINK}:
-            raise HostError(f"{name} is a link to {text!r}, which is no file of the snapshot")
-        return target
-
-    def pointers(self) -> dict[str, Any]:
-        """Return the LFS pointers among the files written.
-
-        Raises:
-            HostError: a pointer is damaged, or is not what the given manifest says.
-        """
-        found: dict[str, Any] = {}
-        for name in sorted(present_files(self.tree)):
-            with (self.tree / name).open("rb") as stream:
-                pointer = parse_pointer(stream.read(POINTER_LIMIT + 1), name)
-            if pointer is None:
-                continue
-            told = {"size": pointer.size, "sha256": pointer.oid}
-            wrong = disagreement(self.params["files"], name, told)
-            if wrong:
-                raise HostError(f"{name}: {wrong}; nothing was downloaded")
-            found[name] = pointer
-        return found
-
-    def make_room(self, contents: dict[str, Any]) -> None:
-        """Take over what is here already, and refuse what cannot fit.
-
-        Raises:
-            HostError: too little disk for the rest.
-        """
-        self.reuse(contents)
-        sizes = {c.oid: c.size for c in contents.values() if self.repository.lacks(c)}
-        require_free(self.partial, sum(sizes.values()) + MARGIN, f"model {self.params['name']}")
-
-    def place(self, contents: dict[str, Any]) -> None:
-        """Link the contents into the tree, in the place of their pointers where there are any."""
         for name, content in contents.items():
             target = self.tree / name
             target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            os.link(self.repository.object_path(content.oid), target)
-
-    def reuse(self, pointers: dict[str, Any]) -> None:
-        """Take over the good contents of a snapshot that lies at the final place and has a flaw."""
-        for name, pointer in pointers.items():
-            old, store = self.path / name, self.repository.object_path(pointer.oid)
-            whole = old.is_file() and not old.is_symlink() and old.stat().st_size == pointer.size
-            if whole and not store.exists() and sha256_of(old) == pointer.oid:
-                store.parent.mkdir(parents=True, exist_ok=True)
-                os.link(old, store)
-
-    def describe(self, proved: dict[str, str]) -> dict[str, dict[str, Any]]:
-        """Return size and SHA-256 of all files, which are now as the service will read them.
-
-        Args:
-            proved: checksums that were just taken of these very inodes, by path.
-
-        Raises:
-            HostError: a pointer is left, or a file is not what the given manifest says.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        for name in sorted(present_files(self.tree)):
-            path = self.tree / name
-            checksum = proved.get(name) or sha256_of(path)
-            found[name] = {"size": path.stat().st_size, "sha256": checksum}
-            if is_stub(path):
+            os.link(self.store.path(content.sha256), target)
+            if is_stub(target):
                 raise HostError(f"{name} is an LFS pointer and not the file; fetch anew")
-            wrong = disagreement(self.params["files"], name, found[name])
-            if wrong:
-                raise HostError(f"{name}: {wrong}")
-        return found
 
     def settle(self) -> None:
         """Set owners and modes, and flush all bytes to the disk."""
@@ -527,15 +583,16 @@ class Download:
         shutil.rmtree(self.partial)
 
 
-def fetch(params: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Fetch, prove and place the snapshot; return its manifest and the sources that failed.
+def fetch(params: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fetch, prove and place the snapshot; return its manifest and what the result says of it.
 
     Raises:
         HostError: no source has it whole, or the disk is too small.
     """
-    download = Download(params, path)
-    handle = download.lock()
-    try:
+    said = {"name": params["name"], "revision": params["revision"]}
+    progress = Progress(Path(params["progress"]) if params["progress"] else None, said)
+    with held(partial_path(path), f"fetching {path}") as lock, progress.shown():
+        download = Download(params, path, lock, progress)
         fetched, attempts = download.fetch()
         manifest = {
             "format": MANIFEST_FORMAT,
@@ -545,9 +602,7 @@ def fetch(params: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[dict
             **fetched,
         }
         download.finish(manifest)
-    finally:
-        os.close(handle)
-    return manifest, attempts
+    return {"manifest": manifest, "attempts": attempts, "resumed_bytes": download.resumed}
 
 
 def require_params(params: dict[str, Any], path: Path) -> None:
@@ -573,34 +628,43 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     params, path = module.params, Path(module.params["path"])
     require_params(params, path)
     reason = flaw(params, path)
-    manifest: dict[str, Any] = {"files": {}, "source": None}
-    attempts: list[dict[str, str]] = []
+    done: dict[str, Any] = {"manifest": {"files": {}, "source": None}, "attempts": []}
     if reason is None:
-        manifest = read_manifest(path) or manifest
+        done["manifest"] = read_manifest(path) or done["manifest"]
     elif not module.check_mode:
-        manifest, attempts = fetch(params, path)
-    for attempt in attempts:
+        done = fetch(params, path)
+    manifest, proof = done["manifest"], done["manifest"].get("proof")
+    for attempt in done["attempts"]:
         module.warn(f"model {params['name']}: {attempt['url']} was left: {attempt['error']}")
-    size = sum(entry["size"] for entry in manifest["files"].values())
+    if reason is not None and proof == "hub":
+        module.warn(
+            f"model {params['name']}: only {manifest['source']} itself says what its files must be;"
+            " name them in the model's `files` to have them proved by something else"
+        )
     after = f"{path}: revision {params['revision']}, proved\n"
     return {
         "changed": reason is not None,
         "diff": {"before": after if reason is None else f"{path}: {reason}\n", "after": after},
         "path": str(path),
         "files": manifest["files"],
-        "bytes": size,
+        "bytes": sum(entry["size"] for entry in manifest["files"].values()),
         "source": manifest["source"],
+        "proof": proof,
+        "resumed_bytes": done.get("resumed_bytes", 0),
         "reason": reason,
-        "attempts": attempts,
+        "attempts": done["attempts"],
     }
 
 
 def main() -> None:
     """Run as an Ansible module."""
     source = {
-        "kind": {"type": "str", "choices": ["files", "git-lfs"], "default": "git-lfs"},
+        "kind": {"type": "str", "choices": sorted(KINDS), "default": "git-lfs"},
         "url": {"type": "str", "required": True},
         "revision": {"type": "str"},
+        "branch": {"type": "str"},
+        "sha256": {"type": "str"},
+        "credential": {"type": "str", "no_log": False},
     }
     module = AnsibleModule(
         argument_spec={
@@ -608,10 +672,14 @@ def main() -> None:
             "revision": {"type": "str", "required": True},
             "path": {"type": "path", "required": True},
             "sources": {"type": "list", "elements": "dict", "required": True, "options": source},
+            "tokens": {"type": "dict", "default": {}, "no_log": True},
+            "clients": {"type": "path", "default": "/opt/vllm/clients"},
             "include": {"type": "list", "elements": "str", "default": ["*"]},
             "files": {"type": "dict", "default": {}},
             "verify": {"type": "str", "choices": ["sizes", "full"], "default": "sizes"},
             "parallel": {"type": "int", "default": 4},
+            "limit_mib_s": {"type": "float"},
+            "progress": {"type": "path"},
             "timeout": {"type": "int", "default": 14400},
         },
         supports_check_mode=True,

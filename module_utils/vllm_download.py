@@ -18,6 +18,8 @@ from ansible.module_utils.vllm_urls import tls_context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ansible.module_utils.vllm_rate import Rate
+
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 # What goes wrong between here and a server; a HostError besides.
 TROUBLE = (OSError, ValueError, http.client.HTTPException)
@@ -64,8 +66,10 @@ def explain(error: Exception) -> str:
     return str(reason) or type(error).__name__
 
 
-def open_url(url: str, timeout: float, start: int = 0) -> Any:
+def open_url(url: str, timeout: float, start: int = 0, token: str | None = None) -> Any:
     """Ask for a URL's bytes, from `start` on where the server can do that.
+
+    A token goes to the URL's own host, and to none that this one sends us on to.
 
     Raises:
         OSError: the source refused or could not be reached.
@@ -74,10 +78,26 @@ def open_url(url: str, timeout: float, start: int = 0) -> Any:
     if start:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the inventory's URL
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     return urllib.request.urlopen(request, timeout=timeout, context=tls_context())  # noqa: S310
 
 
-def copy(answer: Any, target: Any, digest: Any, deadline: float) -> int:
+def read_url(url: str, timeout: float, limit: int, token: str | None = None) -> bytes:
+    """Return what a URL serves; `timeout` is seconds without a byte.
+
+    Raises:
+        HostError: it is more than `limit` bytes.
+        OSError: the source refused or could not be reached.
+    """
+    with open_url(url, timeout, token=token) as answer:
+        text: bytes = answer.read(limit + 1)
+    if len(text) > limit:
+        raise HostError(f"{url} serves more than {limit} bytes")
+    return text
+
+
+def copy(answer: Any, target: Any, digest: Any, deadline: float, rate: Rate | None = None) -> int:
     """Copy an answer's body into an open file and a digest; return the number of bytes.
 
     Args:
@@ -85,6 +105,7 @@ def copy(answer: Any, target: Any, digest: Any, deadline: float) -> int:
         target: binary file.
         digest: of hashlib, or None.
         deadline: by `time.monotonic()`.
+        rate: what holds it back; nothing when None.
 
     Raises:
         HostError: the deadline is past, or fewer bytes came than were announced.
@@ -97,6 +118,8 @@ def copy(answer: Any, target: Any, digest: Any, deadline: float) -> int:
         if digest is not None:
             digest.update(piece)
         size += len(piece)
+        if rate is not None:
+            rate.spend(len(piece))
         if time.monotonic() > deadline:
             raise HostError(f"too slow: {size} bytes in {deadline - begun:g} s")
     if announced is not None and int(announced) != size:
@@ -123,7 +146,15 @@ def download(url: str, target: Any, timeout: float, total: float) -> str:
     return digest.hexdigest()
 
 
-def resume(url: str, path: Path, timeout: float, total: float) -> None:
+def resume(
+    url: str,
+    path: Path,
+    timeout: float,
+    total: float,
+    *,
+    rate: Rate | None = None,
+    token: str | None = None,
+) -> None:
     """Complete a file that an earlier try may have begun; what came stays when this one breaks off.
 
     The caller proves the bytes: what lies here may be of another file, or damaged.
@@ -133,6 +164,8 @@ def resume(url: str, path: Path, timeout: float, total: float) -> None:
         path: the file; begun when missing.
         timeout: seconds without a byte.
         total: seconds for all of it.
+        rate: what holds it back; nothing when None.
+        token: for the URL's host.
 
     Raises:
         HostError: it took too long, or fewer bytes came than were announced.
@@ -140,7 +173,7 @@ def resume(url: str, path: Path, timeout: float, total: float) -> None:
     """
     start = path.stat().st_size if path.exists() else 0
     try:
-        answer = open_url(url, timeout, start)
+        answer = open_url(url, timeout, start, token)
     except urllib.error.HTTPError as error:
         if error.code == RANGE_NOT_SATISFIABLE and start:  # all of it is here already, or more
             return
@@ -148,4 +181,4 @@ def resume(url: str, path: Path, timeout: float, total: float) -> None:
     with answer, path.open("ab") as target:
         if answer.status != PARTIAL_CONTENT:  # a server that knows no ranges begins anew
             target.truncate(0)
-        copy(answer, target, None, time.monotonic() + total)
+        copy(answer, target, None, time.monotonic() + total, rate)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.vllm_errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNK = 1 << 20
 
@@ -34,6 +38,31 @@ def sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held(directory: Path, purpose: str) -> Iterator[int]:
+    """Make a directory, hold it alone, and yield the open file that does.
+
+    A process that dies lets go of it, unless one that inherited the file goes on.
+
+    Args:
+        directory: made with its parents, mode 0755.
+        purpose: what a run does with it, for the message: "another run is ...".
+
+    Raises:
+        HostError: another run holds it.
+    """
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HostError(f"another run is {purpose}; wait for it to end") from error
+        yield handle
     finally:
         os.close(handle)
 

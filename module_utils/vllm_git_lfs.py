@@ -6,25 +6,30 @@ filter, no line-end attribute and no link of the repository has a say in what co
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
+import posixpath
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ansible.module_utils.vllm_errors import HostError
-from ansible.module_utils.vllm_files import sha256_of
+from ansible.module_utils.vllm_model_source import Order, Source
+from ansible.module_utils.vllm_model_store import (
+    POINTER_LIMIT,
+    Content,
+    Store,
+    blob_id,
+    parse_pointer,
+    require_path,
+)
 from ansible.module_utils.vllm_process import Finished, run
 
-POINTER_START = b"version https://git-lfs"
-POINTER_LIMIT = 1024  # bytes; the LFS specification's bound on a pointer
-POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
-    rb"oid sha256:([0-9a-f]{64})\nsize (\d+)\n*"
-)
 LINK, SUBMODULE = "120000", "160000"
+# The token is in the environment alone; git's own words name only the variable. Hugging Face takes
+# any user's name beside a token, ModelScope this one.
+HELPER = '!f() { test "$1" = get && echo username=oauth2 && echo "password=$VLLM_TOKEN"; }; f'
 
 
 class Entry(NamedTuple):
@@ -35,40 +40,27 @@ class Entry(NamedTuple):
     path: str
 
 
-class Pointer(NamedTuple):
-    """What an LFS pointer says: the content's SHA-256, and its size in bytes."""
-
-    oid: str
-    size: int
-
-
-def parse_pointer(data: bytes, path: str) -> Pointer | None:
-    """Return the pointer in a file's bytes; None when the file is no pointer.
-
-    Raises:
-        HostError: it begins like a pointer and is none.
-    """
-    if not data.startswith(POINTER_START):
-        return None
-    match = POINTER.fullmatch(data) if len(data) <= POINTER_LIMIT else None
-    if match is None:
-        raise HostError(f"{path} is a damaged LFS pointer; the source is broken, use another one")
-    return Pointer(match.group(1).decode(), int(match.group(2)))
-
-
-def is_stub(path: Path) -> bool:
-    """Tell whether a file on disk is an LFS pointer in the place of its content."""
-    with path.open("rb") as stream:
-        return stream.read(len(POINTER_START)) == POINTER_START
+def credential_words(url: str) -> list[str]:
+    """Return git's words for a token that goes to the source's own host and is stored nowhere."""
+    parts = urlsplit(url)
+    host = f"{parts.scheme}://{parts.netloc}"
+    # An empty helper takes away those of the machine, which might store what they are told.
+    resets = ["-c", "credential.helper=", "-c", f"credential.{host}.helper="]
+    return [*resets, "-c", f"credential.{host}.helper={HELPER}"]
 
 
 class LfsRepository:
-    """A bare repository that holds (parts of) one commit and its LFS objects."""
+    """A bare repository that holds (parts of) one commit; its LFS objects are in the store."""
 
-    def __init__(self, path: Path, revision: str, timeout: float, parallel: int) -> None:
-        """Use the repository at `path`; `timeout` is seconds per command."""
-        self.path, self.revision = path, revision
-        self.timeout, self.parallel = timeout, parallel
+    def __init__(self, path: Path, revision: str, store: Store, order: Order) -> None:
+        """Use the repository at `path`, or make it there."""
+        self.path, self.revision, self.store, self.order = path, revision, store, order
+        self.words: list[str] = []
+        self.secrets: dict[str, str] = {}
+
+    def authenticate(self, url: str, token: str) -> None:
+        """Have git use a token for a source."""
+        self.words, self.secrets = credential_words(url), {"VLLM_TOKEN": token}
 
     def git(self, *words: str) -> Finished:
         """Run git without prompts, hooks or smudging, and return how it ended."""
@@ -76,14 +68,17 @@ class LfsRepository:
         argv += ["-c", "filter.lfs.smudge=", "-c", "filter.lfs.process="]
         argv += ["-c", "filter.lfs.required=false", "-c", "http.lowSpeedLimit=1000"]
         argv += ["-c", "http.lowSpeedTime=60", "-c", "gc.auto=0"]
-        argv += ["-c", f"lfs.concurrenttransfers={self.parallel}", *words]
+        argv += ["-c", f"lfs.concurrenttransfers={self.order.parallel}", *self.words, *words]
         env = {
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "true",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
+            **self.secrets,
         }
-        result: Finished = run(argv, timeout=self.timeout, env=env)
+        result: Finished = run(
+            argv, timeout=self.order.timeout, env=env, pass_fds=[self.order.lock]
+        )
         return result
 
     def require(self, purpose: str, *words: str) -> str:
@@ -98,11 +93,31 @@ class LfsRepository:
         return str(result.output)
 
     def open(self, url: str) -> None:
-        """Make the repository, or take up what an interruption left, and point it at a source."""
+        """Make the repository, or take up what an interruption left, and point it at a source.
+
+        A broken one is made anew; the LFS objects are kept elsewhere.
+        """
         for lock in self.path.glob("*.lock"):
             lock.unlink()
+        try:
+            self._open(url)
+        except HostError:
+            self.forget()
+            self._open(url)
+
+    def _open(self, url: str) -> None:
         self.require("the download's repository cannot be made", "init", "--quiet", "--bare")
         self.require("the source cannot be set", "config", "remote.origin.url", url)
+        # Not by lfs.storage: git-lfs looks there for a source's objects too, if that is a path.
+        self.store.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        link = self.path / "lfs"
+        if not link.is_symlink():
+            shutil.rmtree(link, ignore_errors=True)
+            link.symlink_to(self.store.root)
+
+    def forget(self) -> None:
+        """Remove what git keeps for itself."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def has_commit(self) -> bool:
         """Tell whether the pinned commit is here with all of its trees."""
@@ -136,98 +151,117 @@ class LfsRepository:
         for line in filter(None, text.split("\0")):
             words, _, path = line.partition("\t")
             mode, _, blob = words.split(" ")
-            if path.startswith("/") or {"", ".", "..", ".git"} & set(path.lower().split("/")):
-                raise HostError(f"the repository has a file named {path!r}, which is refused")
-            found.append(Entry(mode, blob, path))
+            found.append(Entry(mode, blob, require_path(path, "the repository")))
         return found
 
     def write_blob(self, entry: Entry, target: Path) -> None:
         """Write a blob's bytes into a file, checked against its name.
 
         Raises:
-            HostError: git cannot read it, or the bytes are others.
+            HostError: git cannot read it, or the bytes are others; what git has is removed then, so
+                that the next try fetches anew.
         """
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         argv = ["git", f"--git-dir={self.path}", "cat-file", "blob", entry.blob]
         with target.open("wb") as stream:
             subprocess.run(argv, stdout=stream, stderr=subprocess.DEVNULL, check=False)
-        digest = hashlib.sha1(b"blob %d\0" % target.stat().st_size, usedforsecurity=False)
-        with target.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        if digest.hexdigest() != entry.blob:
+        if blob_id(target) != entry.blob:
+            self.forget()
             raise HostError(f"{entry.path} has other bytes than the commit says; fetch anew")
 
-    def object_path(self, oid: str) -> Path:
-        """Return where git-lfs keeps a content."""
-        return self.path / "lfs/objects" / oid[:2] / oid[2:4] / oid
 
-    def lacks(self, pointer: Pointer) -> bool:
-        """Tell whether a content is missing or has the wrong size."""
-        path = self.object_path(pointer.oid)
-        return not path.is_file() or path.stat().st_size != pointer.size
+class GitLfsSource(Source):  # type: ignore[misc]
+    """A git repository with LFS: the commit proves all files, its pointers the large ones."""
 
-    def own(self, oids: set[str]) -> None:
-        """Copy contents that git-lfs merely linked, as it does from a directory on the same disk.
+    proof = "git"
 
-        The snapshot's owners and modes would else be set on the source's own files, and a later
-        change there would change the snapshot.
-        """
-        for path in map(self.object_path, oids):
-            if path.is_file() and path.stat().st_nlink > 1:
-                copy = path.with_suffix(".copy")
-                shutil.copyfile(path, copy)
-                copy.replace(path)
+    def __init__(self, said: dict[str, Any], order: Order, store: Store, token: str | None) -> None:
+        """Use the repository at the source's URL."""
+        super().__init__(said, order, store, token)
+        place = order.partial / "repository.git"
+        self.repository = LfsRepository(place, self.revision, store, order)
+        if token:
+            self.repository.authenticate(self.url, token)
+        self.pointers: dict[str, Content] = {}
+        self.everything = False
 
-    def drop_bad(self, pointers: dict[str, Pointer]) -> dict[str, str]:
-        """Remove damaged contents, so that they are fetched again; return what is wrong by path."""
-        wrong: dict[str, str] = {}
-        for name, pointer in pointers.items():
-            path = self.object_path(pointer.oid)
-            if not path.is_file():
-                wrong[name] = "the LFS object is missing at the source"
+    def contents(self) -> dict[str, Content]:
+        """Fetch the pinned commit with git, and return what its files and pointers say."""
+        self.repository.open(self.url)
+        self.repository.fetch_commit()
+        entries = self.repository.entries()
+        chosen = self._chosen(entries)
+        self.everything = len(chosen) == len(entries)
+        found: dict[str, Content] = {}
+        links: dict[str, str] = {}
+        scratch = self.order.partial / "blob"
+        for entry in chosen:
+            self.repository.write_blob(entry, scratch)
+            if entry.mode == LINK:
+                links[entry.path] = scratch.read_text("utf-8", errors="replace")
                 continue
-            size = path.stat().st_size
-            if size != pointer.size:
-                wrong[name] = f"{size} bytes instead of {pointer.size}"
-            elif (found := sha256_of(path)) != pointer.oid:
-                wrong[name] = f"sha256 {found} instead of {pointer.oid}"
-            if name in wrong:
-                path.unlink()
-        return wrong
+            with scratch.open("rb") as stream:
+                pointer = parse_pointer(stream.read(POINTER_LIMIT + 1), entry.path)
+            if pointer:
+                self.pointers[entry.path] = pointer
+            found[entry.path] = pointer or self.store.take(scratch)
+        files = dict(found)
+        for name, text in links.items():
+            found[name] = files[self._target(name, text, files)]
+        return found
 
-    def fetch_objects(self, pointers: dict[str, Pointer], *, everything: bool) -> None:
-        """Fetch the contents, prove each, and give each damaged one a second chance.
-
-        Args:
-            pointers: the contents wanted, by path.
-            everything: whether these are all of the commit's.
+    def _chosen(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries wanted.
 
         Raises:
-            HostError: naming every file whose content is missing or damaged.
+            HostError: one is a submodule.
         """
-        wrong: dict[str, str] = {}
-        failure = Finished(0, "", "")
-        for _ in range(2):
-            missing = {pointer.oid for pointer in pointers.values() if self.lacks(pointer)}
-            if missing:
-                failure = self.git("lfs", "fetch", *self.includes(pointers, everything), "origin")
-                self.own(missing)
-            wrong = self.drop_bad(pointers)
-            if not wrong:
-                break
-        if wrong:
-            lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(wrong.items()))
-            said = f"\ngit lfs said:\n{failure.tail(10)}" if failure.status else ""
-            raise HostError(
-                f"{len(wrong)} files could not be had whole:\n{lines}{said}", files=wrong
-            )
-        if everything and pointers:
-            self.require("git lfs fsck finds fault", "lfs", "fsck", "--objects", "HEAD")
+        chosen = [entry for entry in entries if self.order.wants(entry.path)]
+        modules = [entry.path for entry in chosen if entry.mode == SUBMODULE]
+        if modules:
+            raise HostError(f"submodules are not followed: {modules}; leave them out by `include`")
+        return chosen
 
     @staticmethod
-    def includes(pointers: dict[str, Pointer], everything: bool) -> list[str]:
+    def _target(name: str, text: str, files: dict[str, Content]) -> str:
+        """Return the file that a link of the repository names.
+
+        Raises:
+            HostError: it leads outside, or to no regular file of the snapshot.
+        """
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), text))
+        if text.startswith("/") or target.startswith(".."):
+            raise HostError(f"{name} is a link that leads outside of the snapshot, to {text!r}")
+        if target not in files:
+            raise HostError(f"{name} is a link to {text!r}, which is no file of the snapshot")
+        return target
+
+    def fetch(self, missing: dict[str, Content]) -> str:
+        """Fetch the large files with git-lfs."""
+        ended = self.repository.git("lfs", "fetch", *self._includes(missing), "origin")
+        return f"git lfs said:\n{ended.tail(10)}" if ended.status else ""
+
+    def _includes(self, missing: dict[str, Content]) -> list[str]:
         """Return git-lfs's words for these files alone; none where a name would be a pattern."""
-        if everything or any(set(name) & set(",*?[]\\!") for name in pointers):
+        all_of_them = self.everything and len(missing) == len(self.pointers)
+        if all_of_them or any(set(name) & set(",*?[]\\!") for name in missing):
             return []
-        return ["--include", ",".join(f"/{name}" for name in pointers)]
+        return ["--include", ",".join(f"/{name}" for name in missing)]
+
+    def begun(self, contents: dict[str, Content]) -> dict[str, list[Path]]:
+        """Return what git-lfs has begun; while it writes, the name has a suffix of chance."""
+        place = self.store.root / "incomplete"
+        return {c.sha256: list(place.glob(f"{c.sha256}*")) for c in set(contents.values())}
+
+    def seed(self, contents: dict[str, Content]) -> None:
+        """Put what has begun where git-lfs looks for it."""
+        place = self.store.root / "incomplete"
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for content in set(contents.values()):
+            part = self.store.part(content.sha256)
+            if part.is_file():
+                part.replace(place / f"{content.sha256}.part")
+
+    def passing(self, missing: dict[str, Content]) -> int:
+        """Count git-lfs's second copy, which it makes of what lies on the same machine."""
+        return sum(content.size for content in missing.values())
