@@ -87,7 +87,7 @@ class HubSource(Source):  # type: ignore[misc]
 
     def contents(self) -> dict[str, Content]:
         """Return the hub's files; what it tells no SHA-256 of is fetched for it."""
-        given = self.order.given()
+        given: dict[str, Content] = self.order.given()
         if self.branch:  # a branch moves: only what is given is taken from it
             return given
         found: dict[str, Content] = {}
@@ -271,7 +271,7 @@ class HuggingFaceSource(HubSource):
         folder, _, last = name.rpartition("/")
         digest = hashlib.sha1(f"{last}.metadata".encode(), usedforsecurity=False).digest()
         short = base64.urlsafe_b64encode(digest).decode()
-        place = self.files / ".cache/huggingface/download" / folder
+        place: Path = self.files / ".cache/huggingface/download" / folder
         return place / f"{short}.{content.sha256}.incomplete"
 
 
@@ -323,4 +323,5 @@ class ModelScopeSource(HubSource):
     def part_of(self, name: str, content: Content) -> Path:
         """Return the file beside the final one."""
         del content
-        return self.files / f"{name}.incomplete"
+        place: Path = self.files / f"{name}.incomplete"
+        return place

@@ -67,7 +67,7 @@ class DirectorySource(Source):  # type: ignore[misc]
         if not self.root.is_dir():
             raise HostError(f"{self.root} is no directory of this host")
         beside = self.root.with_name(f"{self.root.name}.json")
-        given = self.order.given()
+        given: dict[str, Content] = self.order.given()
         if beside.is_file():
             told = parse_manifest(beside.read_bytes())
             return {n: c for n, c in told.items() if self.order.wants(n)}
@@ -121,7 +121,7 @@ class ArchiveSource(Source):  # type: ignore[misc]
 
     def contents(self) -> dict[str, Content]:
         """Have the archive, prove it, and unpack what is wanted into the store."""
-        given = self.order.given()
+        given: dict[str, Content] = self.order.given()
         if self.sha256 is None and not given:
             raise HostError(
                 "nothing says what the archive must be: give its `sha256`, or the model's `files`"
@@ -221,7 +221,8 @@ class ArchiveSource(Source):  # type: ignore[misc]
         """Count the archive while it is fetched, and then what it holds."""
         if self.remote and not contents:
             return size_or_none(self.file) or 0, 0
-        return super().measure(contents)
+        measured: tuple[int, int] = super().measure(contents)
+        return measured
 
 
 class _Archive:

@@ -184,6 +184,6 @@ def _paths(plans: list[Carried]) -> list[str]:
 def _snapshot(model: ModelSnapshot) -> dict[str, Any]:
     """A model without its place on the host."""
     dumped: dict[str, Any] = model.model_dump(
-        mode="json", include={"name", "revision", "sources", "include", "files"}
+        mode="json", include={"name", "revision", "sources", "include", "files", "parallel"}
     )
     return dumped

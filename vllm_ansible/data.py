@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
 from vllm_ansible import paths
 
@@ -234,11 +234,28 @@ class FileSum(_Data):
 
 
 class Source(_Data):
-    """One place to fetch a model from; its own commit where it differs from the model's."""
+    """One place to fetch a model from.
 
-    kind: Literal["files", "git-lfs"]
+    Attributes:
+        kind: How it is read; see `library/model_snapshot.py`.
+        url: Its address; `file://` is a place on the host that fetches.
+        revision: Its own commit, where that differs from the model's.
+        branch: In the place of a commit, at a hub of which none is known: only what `files` of the
+            model lists is taken from it.
+        sha256: Of an archive.
+        token: For a gated model, out of a vault.
+        token_file: A file on the controller with it.
+    """
+
+    kind: Literal["archive", "directory", "files", "git-lfs", "huggingface", "modelscope"]
     url: Url
     revision: Commit | None = None
+    branch: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = (
+        None
+    )
+    sha256: Sha256 | None = None
+    token: SecretStr | None = None
+    token_file: str | None = None
 
 
 class Model(_Data):
@@ -252,14 +269,16 @@ class Model(_Data):
         vllm_since: The first version of vLLM that serves it, where not all that we know do.
         sources: Places to fetch it from, in order.
         revision: Its commit.
+        size_bytes: Size of all files, where that is known and `files` do not say it.
         include: Patterns of the files wanted.
-        files: Size and checksum by file, where they are known beforehand.
+        files: What the files must be, whichever source they come from, where that is known.
     """
 
     kind: Kind = "text"
     context: int | None = Field(default=None, ge=16)
     kv_bytes_per_token: int | None = Field(default=None, ge=0)
     vllm_since: Annotated[str, StringConstraints(pattern=VLLM_VERSION)] | None = None
+    size_bytes: Annotated[int, Field(ge=0)] | None = None
     sources: list[Source] = Field(min_length=1)
     revision: Commit
     include: list[str] = Field(default_factory=lambda: ["*"], min_length=1)

@@ -27,7 +27,7 @@ from vllm_ansible.schema.check import WORDS, is_secret
 from vllm_ansible.schema.problems import NOTHING, dotted, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllm_ansible.schema import Words
 
@@ -83,7 +83,22 @@ class HostWords:
                 path = ["vllm_instances", index, "env", name]
                 if is_secret(path):
                     found[dotted(path)] = fingerprint(str(value))
+        found |= {source: fingerprint(token) for source, token in self._tokens() if token}
         return found
+
+    def tokens(self) -> dict[str, str]:
+        """The tokens of gated models by their fingerprints, as a plan's sources name them."""
+        return {fingerprint(token): token for _, token in self._tokens() if token}
+
+    def _tokens(self) -> Iterator[tuple[str, str]]:
+        """The tokens of the models' sources, with the source's path."""
+        for name, model in self.variables.get("vllm_models", {}).items():
+            for index, source in enumerate(model.get("sources", [])):
+                file, token = source.get("token_file"), source.get("token")
+                if file:
+                    token = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
+                if file or token is not None:
+                    yield dotted(["vllm_models", name, "sources", index]), str(token or "")
 
 
 def fingerprint(secret: str) -> str:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,13 +55,15 @@ class Hubs:
 
     `models` maps (repository, revision) to files. `said` are the files as the hub's lists tell
     them, where they shall differ. `cut` is the number of bytes after which a large file's
-    connection is closed, `gone` makes every large file a 404.
+    connection is closed, `slow` after which it waits for a second, again and again; `gone` makes
+    every large file a 404.
     """
 
     models: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     said: dict[str, bytes] = field(default_factory=dict)
     token: str | None = None
     cut: int | None = None
+    slow: int | None = None
     gone: bool = False
     git: Path | None = None
     static: Path | None = None
@@ -302,9 +305,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        sent = part if cut is None else part[:cut]
-        self.wfile.write(sent)
-        self.asked.sent = len(sent) if self.path.startswith("/cdn/") else 0
+        sent, step = part if cut is None else part[:cut], self.site.slow or len(part) or 1
+        for begin in range(0, len(sent), step):
+            time.sleep(1 if begin else 0)
+            try:
+                self.wfile.write(sent[begin : begin + step])
+            except OSError:
+                self.close_connection = True
+                return
+            if self.path.startswith("/cdn/"):
+                self.asked.sent += len(sent[begin : begin + step])
         if len(sent) < len(part):
             self.wfile.flush()
             self.close_connection = True

@@ -10,6 +10,8 @@ from vllm_ansible.plan.site import Site
 from vllm_ansible.plan.sources import resolve, through_mirror
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vllm_ansible.data import Data, VllmVersion
     from vllm_ansible.plan.facts import HostFacts
     from vllm_ansible.plan.sources import Resolved
@@ -27,6 +29,8 @@ class Context:
     reasons: list[Reason] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    # Fingerprints of secret values, by path.
+    secrets: Mapping[str, str] = field(default_factory=dict)
     # The version decided on where the words name none; the decision about the device makes it.
     chosen: str | None = None
 

@@ -57,7 +57,8 @@ def plan_host(
         data: The project's data.
         key_fingerprint: A fingerprint of the API key that the controller gives, if it gives one.
         name: The host's name in the inventory.
-        secret_fingerprints: Fingerprints of secret values of instances' environments, by path.
+        secret_fingerprints: Fingerprints of secret values of instances' environments, and of the
+            tokens of models' sources, by path.
         site: What is known of the site around it; without one the host stands alone.
 
     Returns:
@@ -66,7 +67,8 @@ def plan_host(
     Raises:
         PlanError: The host cannot take it; lists every shortage with its figures.
     """
-    context = Context(words=words, facts=facts, data=data, site=site or Site())
+    secrets = dict(secret_fingerprints or {})
+    context = Context(words=words, facts=facts, data=data, site=site or Site(), secrets=secrets)
     device = gpu.choose_device(context)
     method = install.choose_method(context, device)
     wheel = install.order_wheel(context, method)
@@ -76,7 +78,8 @@ def plan_host(
     models = serving.choose_models(context)
     instances = serving.choose_instances(context, device, models)
     miniconda = engine.choose_miniconda(context)
-    host.check_host(context, release, models, instances)
+    fetched = behind_mirror(context, models)
+    host.check_host(context, release, fetched, instances)
     if context.problems:
         raise PlanError(name, context.problems)
     plan = HostPlan(
@@ -87,7 +90,7 @@ def plan_host(
         environment=engine.environment(release),
         packages=packages,
         wheel=wheel,
-        models=behind_mirror(context, models),
+        models=fetched,
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
         apt=_apt(words),
@@ -97,7 +100,9 @@ def plan_host(
         notices=context.notices,
         reasons=context.reasons,
     )
-    also = [data.code_digest, words.role_variables, dict(secret_fingerprints or {})]
+    # A token only opens a source: another one is no reason to touch a host.
+    lasting = {path: one for path, one in secrets.items() if not path.startswith("vllm_models.")}
+    also = [data.code_digest, words.role_variables, lasting]
     digest = plan_digest(_without_secrets(plan), *also)
     return plan.model_copy(update={"digest": digest, "receipt": _receipt(plan)})
 

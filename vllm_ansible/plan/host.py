@@ -19,6 +19,8 @@ RELEASE_MIB = {
     ("gpu", "default-index"): 10000,
 }
 MINICONDA_MIB = 1000
+# Kinds of sources that may have a model on the disk twice for a while.
+TWICE = {"archive", "git-lfs"}
 # Below it what vLLM needs has no wheels: llguidance has manylinux_2_31 since 1.0.
 GLIBC = "2.31"
 GLIBC_OLD = "2.28"
@@ -90,7 +92,7 @@ def _users(context: Context) -> None:
 
 
 def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> None:
-    """Disk for what is not there yet; git-lfs may keep two copies of a model while it fetches."""
+    """Disk for what is not there yet; some sources need it twice while a model is fetched."""
     free, receipt = context.facts.disk_free_mib, context.facts.receipt_content()
     if context.facts.installed_release().get("id") != release.id and "/opt" in free:
         needed = RELEASE_MIB[(release.device, release.torch_source)] + MINICONDA_MIB
@@ -106,13 +108,13 @@ def _disk(context: Context, release: Release, models: list[ModelSnapshot]) -> No
         names = ", ".join(m.name for m in missing)
         context.problems.append(
             f"disk is short: {names} need {needed} MiB in /srv while they are fetched (git-lfs "
-            f"may keep two copies), {free['/srv']} are free"
+            f"may keep two copies, an archive is unpacked beside itself), {free['/srv']} are free"
         )
 
 
 def _copies(model: ModelSnapshot) -> int:
     """How often a model may lie on the disk while it is fetched from the costliest source."""
-    return 2 if any(source["kind"] == "git-lfs" for source in model.sources) else 1
+    return 2 if any(source["kind"] in TWICE for source in model.sources) else 1
 
 
 def _ports(context: Context, instances: list[InstancePlan]) -> None:

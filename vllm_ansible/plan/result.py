@@ -115,7 +115,8 @@ class WheelOrder(_Part):
 class ModelSnapshot(_Part):
     """One model at one revision; size in bytes where it is known.
 
-    A source has `kind`, `url` and, where its commit is not the model's, `revision`.
+    A source has `kind`, `url` and what else the module `model_snapshot` takes; `credential` is a
+    fingerprint of the token that it asks for, which itself is not in the plan.
     """
 
     name: str
@@ -125,6 +126,8 @@ class ModelSnapshot(_Part):
     include: list[str]
     files: dict[str, FileSum]
     size_bytes: int | None
+    parallel: int = 4
+    limit_mib_s: float | None = None
 
 
 class PlacedFile(_Part):
@@ -272,7 +275,7 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
             "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
             "needs": True, "repository": True, "wheel": {"glibc"}, "miniconda": {"urls"},
             "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
-            "models": {"__all__": {"sources", "size_bytes"}},
+            "models": {"__all__": {"sources", "size_bytes", "parallel", "limit_mib_s"}},
             "instances": {"__all__": {"ready_timeout", "url"}},
         },
     )  # fmt: skip

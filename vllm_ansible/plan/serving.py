@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from vllm_ansible.schema import Instance
 
 MODELS = "/srv/models"
+# Kinds of sources that can be held to a number of bytes per second; git-lfs and the clients of the
+# hubs have no such setting.
+LIMITED = ("archive", "files")
 FIRST_LOOPBACK_PORT = 18000
 
 
@@ -34,23 +37,45 @@ def choose_models(context: Context) -> list[ModelSnapshot]:
     snapshots = []
     for name in sorted({instance.model for instance in context.words.instances}):
         model = known[name]
+        size = model.size_bytes or sum(f.size for f in model.files.values()) or None
         snapshots.append(
             ModelSnapshot(
                 name=name,
                 revision=model.revision,
                 path=f"{MODELS}/{name}/{model.revision}",
-                sources=[source.model_dump(exclude_none=True) for source in model.sources],
+                sources=_sources(context, name, model),
                 include=model.include,
                 files=model.files,
-                size_bytes=sum(f.size for f in model.files.values()) or None,
+                size_bytes=size,
+                **context.words.downloads.model_dump(),
             )
         )
-        if not model.files:
+        if size is None:
             context.notices.append(
-                f"the size of {name} is not known before it is fetched (vllm_models.{name}.files "
-                f"can say it): memory and disk are checked without it"
+                f"the size of {name} is not known before it is fetched (size_bytes or files of "
+                f"vllm_models.{name} can say it): memory and disk are checked without it"
             )
     return snapshots
+
+
+def _sources(context: Context, name: str, model: Model) -> list[dict[str, str]]:
+    """A model's sources, with a fingerprint in the place of a token."""
+    found = []
+    for index, source in enumerate(model.sources):
+        said = source.model_dump(exclude_none=True, exclude={"token", "token_file"})
+        if source.token is not None or source.token_file is not None:
+            path = f"vllm_models.{name}.sources[{index}]"
+            # Without the vault's password there is none: such a plan is only looked at.
+            said["credential"] = context.secrets.get(path, "sealed")
+        found.append(said)
+    limit = context.words.downloads.limit_mib_s
+    if limit is not None and not any(one["kind"] in LIMITED for one in found):
+        context.problems.append(
+            f"vllm_downloads.limit_mib_s: {name} has sources of the kinds "
+            f"{', '.join(sorted({one['kind'] for one in found}))} alone, which cannot be held to a "
+            f"rate: add a source of the kinds {', '.join(LIMITED)}, or leave the limit out"
+        )
+    return found
 
 
 def choose_instances(

@@ -15,11 +15,13 @@ from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from vllm_ansible.schema import problems as p
+from vllm_ansible.schema.models import check_model, token_path
 from vllm_ansible.schema.template import TemplateError, read_template
 from vllm_ansible.schema.words import (
     KEY_PATTERN,
     SECRET_NAME,
     USER,
+    Downloads,
     Engine,
     Gateway,
     Instance,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 WORDS: dict[str, Any] = {
     "vllm_conda_users": None,
+    "vllm_downloads": Downloads,
     "vllm_engine": Engine,
     "vllm_gateway": Gateway,
     "vllm_instances": Instance,
@@ -130,7 +133,7 @@ class _Check:
 
 def is_secret(path: Sequence[str | int]) -> bool:
     """Whether the value at a path of a host's variables is a secret by its name."""
-    if list(path[:2]) == ["vllm_gateway", "api_key"]:
+    if list(path[:2]) == ["vllm_gateway", "api_key"] or token_path(path):
         return True
     is_env = len(path) == 4 and path[0] == "vllm_instances" and path[2] == "env"  # noqa: PLR2004
     return is_env and bool(SECRET_NAME.search(str(path[3])))
@@ -156,6 +159,7 @@ def check_host(
     sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
     gateway = check.parse(Gateway, ["vllm_gateway"], variables.get("vllm_gateway", {}))
     logs = check.parse(Logs, ["vllm_logs"], variables.get("vllm_logs", {}))
+    downloads = check.parse(Downloads, ["vllm_downloads"], variables.get("vllm_downloads", {}))
     models = _models(check)
     instances = _instances(check, models)
     templates = _templates(check)
@@ -178,7 +182,7 @@ def check_host(
     roles = variables.get("__role_variables__", {})
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
-        logs=logs, chat_templates=templates,
+        logs=logs, chat_templates=templates, downloads=downloads,
         conda_users=users, role_variables=roles,
     )  # fmt: skip
     return Checked(words, [])
@@ -220,6 +224,12 @@ def _models(check: _Check) -> dict[str, Model]:
         model = check.parse(Model, ["vllm_models", name], value)
         if model is not None:
             found[str(name)] = model
+            for path, said, allowed in check_model(model):
+                check.refuse(["vllm_models", str(name), *path], said, allowed)
+            for index, source in enumerate(model.sources):
+                if source.token_file is not None:
+                    place: list[str | int] = ["vllm_models", str(name), "sources", index]
+                    _key_file(check, [*place, "token_file"], source.token_file)
     return found
 
 
@@ -395,11 +405,12 @@ def _gateway(check: _Check, gateway: Gateway) -> None:
         allowed = "16 to 256 characters of A-Z a-z 0-9 . _ ~ + / = -"
         check.refuse(["vllm_gateway", "api_key"], _HIDDEN, allowed)
     if gateway.api_key_file is not None:
-        _key_file(check, Path(gateway.api_key_file).expanduser())
+        _key_file(check, ["vllm_gateway", "api_key_file"], gateway.api_key_file)
 
 
-def _key_file(check: _Check, path: Path) -> None:
-    where = ["vllm_gateway", "api_key_file"]
+def _key_file(check: _Check, where: Sequence[str | int], given: str) -> None:
+    """Refuses a file on the controller that holds no key, or that others can read."""
+    path = Path(given).expanduser()
     try:
         mode = path.stat().st_mode
         content = path.read_text(encoding="utf-8").strip()
@@ -420,6 +431,8 @@ def _secrets(check: _Check) -> None:
     gateway = check.variables.get("vllm_gateway")
     if isinstance(gateway, Mapping) and gateway.get("api_key") is not None:
         _sealed(check, ["vllm_gateway", "api_key"], "api_key_file, ")
+    for token in _tokens(check.variables.get("vllm_models")):
+        _sealed(check, token, "token_file, ")
     instances = check.variables.get("vllm_instances")
     for index, value in enumerate(instances if isinstance(instances, list) else []):
         env = value.get("env") if isinstance(value, Mapping) else None
@@ -427,6 +440,21 @@ def _secrets(check: _Check) -> None:
             path: list[str | int] = ["vllm_instances", index, "env", str(name)]
             if is_secret(path):
                 _sealed(check, path, "")
+
+
+def _tokens(models: Any) -> list[list[str | int]]:
+    """The paths at which an inventory gives a token, as it was written."""
+    return [
+        ["vllm_models", str(name), "sources", index, "token"]
+        for name, model in (models.items() if isinstance(models, Mapping) else ())
+        for index, source in enumerate(_sources_of(model))
+        if isinstance(source, Mapping) and source.get("token") is not None
+    ]
+
+
+def _sources_of(model: Any) -> list[Any]:
+    sources = model.get("sources") if isinstance(model, Mapping) else None
+    return sources if isinstance(sources, list) else []
 
 
 def _sealed(check: _Check, path: Sequence[str | int], other: str) -> None:

@@ -226,12 +226,20 @@ class Mirror(Word):
     max_gib: Annotated[int, Field(ge=5, le=100_000)] = 100
 
 
+class Downloads(Word):
+    """How models are fetched: files at a time, and MiB per second for all of a model's together."""
+
+    parallel: Annotated[int, Field(ge=1, le=64)] = 4
+    limit_mib_s: Annotated[float, Field(gt=0, le=100_000)] | None = None
+
+
 class Words(Word):
     """All that one host's inventory says, checked."""
 
     engine: Engine = Engine()
     instances: list[Instance]
     models: dict[str, Model] = Field(default_factory=dict)
+    downloads: Downloads = Downloads()
     sources: Sources = Sources()
     gateway: Gateway = Gateway()
     logs: Logs = Logs()

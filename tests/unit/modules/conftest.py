@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
 import pytest
+
+from tests.standins.hubs import Hubs
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -89,6 +93,36 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
     return path
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """Return an environment with the real clients of the models' hubs, from the pinned files."""
+    pins = ROOT / "roles/pinned_tools/files/clients.txt"
+    digest = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    place = ROOT / ".cache" / f"clients-{digest}"
+    place.parent.mkdir(exist_ok=True)
+    with (place.parent / "clients.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "whole").exists():
+            uv = Path(sys.executable).with_name("uv")
+            made = [str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(place)]
+            subprocess.run(made, check=True)
+            words = ["--quiet", "--require-hashes", "--python", str(place / "bin/python")]
+            subprocess.run([str(uv), "pip", "install", *words, "-r", str(pins)], check=True)
+            (place / "whole").touch()
+    return place
+
+
+@pytest.fixture
+def hubs(tmp_path: Path) -> Iterator[Hubs]:
+    """Yield the stand-in of the models' hubs, without a model."""
+    git, static = tmp_path / "hub-git", tmp_path / "hub-static"
+    git.mkdir()
+    static.mkdir()
+    made = Hubs(git=git, static=static).start()
+    yield made
+    made.stop()
 
 
 def write_program(path: Path, text: str) -> Path:
