@@ -205,17 +205,20 @@ for line in open(sys.argv[1]):
 print(json.dumps(lacking))
 """
 # torch first: its libraries are those that the modules are linked with.
+# vLLM's variants for a processor register what they have with torch as soon as they are loaded, and
+# are no modules under their files' names: _C_AVX2 has PyInit__C, as all are compiled as one.
 LOAD = r"""
-import importlib.machinery, importlib.util, sys
+import ctypes, importlib.machinery, importlib.util, os, sys
 try:
     import torch
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
 name = sys.argv[1].rpartition("/")[2].partition(".")[0]
-loader = importlib.machinery.ExtensionFileLoader(name, sys.argv[1])
-spec = importlib.util.spec_from_file_location(name, sys.argv[1], loader=loader)
-importlib.util.module_from_spec(spec)
+if hasattr(ctypes.PyDLL(sys.argv[1], os.RTLD_NOW | os.RTLD_GLOBAL), "PyInit_" + name):
+    loader = importlib.machinery.ExtensionFileLoader(name, sys.argv[1])
+    spec = importlib.util.spec_from_file_location(name, sys.argv[1], loader=loader)
+    importlib.util.module_from_spec(spec)
 """
 ILLEGAL_INSTRUCTION = -4
 

