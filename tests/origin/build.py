@@ -130,16 +130,17 @@ def _model(shop: Workshop) -> Recipe:
 
 
 def _shards() -> Recipe:
-    git, lfs, plain = "git/models/shards.git", "lfs/models/shards", "models/shards"
-
     def make(staging: Path) -> dict[str, Any]:
         from tests.origin import shards
 
-        return shards.make(staging, git, lfs, plain)
+        return shards.make(staging)
 
     return Recipe(
         name="model in shards",
-        publishes=(git, lfs, plain),
+        publishes=(
+            *("git/models/shards.git", "lfs/models/shards", "models/shards"),
+            *("git/models/lacking.git", "lfs/models/lacking"),
+        ),
         sources=("shards.py", "smollm2.py", "lfs_repository.py"),
         inputs=(),
         make=make,

@@ -29,6 +29,7 @@ from tests.origin import (
     engine_wheel,
     interpreter,
     lfs_repository,
+    shards,
     smollm2,
     workshop,
 )
@@ -336,6 +337,25 @@ def test_the_gated_repository_wants_the_token(bad_hub: tuple[bytes, HTTPConnecti
         connection.request("GET", "/gate", headers={"Authorization": said})
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (204, b"")
+
+
+def test_the_model_in_shards_is_the_same_each_time_and_lies_as_a_mirror_has_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    described = shards.make(tmp_path / "one")
+    assert shards.make(tmp_path / "two") == described
+    plain = tmp_path / "one/models/shards" / described["revision"]
+    assert json.loads(plain.with_suffix(".json").read_text())["files"] == described["files"]
+    for name, words in described["files"].items():
+        assert workshop.sha256(plain / name) == words["sha256"]
+    index = json.loads((plain / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) <= set(described["files"])
+    argv = ["git", "-C", str(tmp_path / "one/git/models/lacking.git"), "ls-tree", "--name-only"]
+    lacking = subprocess.check_output([*argv, described["lacking"]], text=True).split()
+    assert "model-00001-of-00002.safetensors" in lacking
+    assert "model-00002-of-00002.safetensors" not in lacking
 
 
 def test_a_download_that_fails_names_the_package_and_the_way_out(

@@ -26,10 +26,11 @@ SERVERS = ["cpu1", "cpu2", "cpu3"]
 # Where the checks fetch to, so that the site's own snapshots stay as they are.
 TRIES = "/srv/tries"
 
-# As an operator has it: Molecule's own settings of Ansible are left out.
+# As an operator has it at a terminal: without Molecule's settings of Ansible, each line at once.
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
     "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+    "PYTHONUNBUFFERED": "1",
 }
 
 LAB = LabSpec.from_inventory(INVENTORY)

@@ -56,6 +56,13 @@ def test_each_fault_is_told_and_the_next_source_taken(cpu1, kind, bad, good):
     assert found(cpu1, f"bad-{kind}") == WHOLE
 
 
+def test_a_model_that_lacks_a_shard_is_refused(cpu1):
+    lacking = git(repository="models/lacking")
+    failed = fetch("lacking", lacking, revision=MODEL["lacking"], files={}).failed
+    assert "model-00002-of-00002.safetensors" in failed
+    assert not cpu1.file(f"{TRIES}/lacking/{REVISION}").exists
+
+
 def test_a_fetched_model_takes_its_size_on_the_disk_once(cpu1, figure):
     assert not fetch("clone", git()).failed
     used = int(cpu1.check_output(f"du --summarize --block-size=1 {TRIES}/clone").split()[0])
