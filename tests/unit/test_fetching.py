@@ -122,8 +122,9 @@ def test_an_interrupted_run_ends_what_it_began_on_the_host(
     argv += ["-i", str(site.inventory)]
     # As on a terminal: Ansible's output is written when it comes.
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(argv, cwd=PROJECT, env=env, **both) as run:
+    with subprocess.Popen(
+        argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
         assert run.stdout is not None
         assert any(heard(line) and "%" in line for line in run.stdout)
         [job] = site.jobs.iterdir()

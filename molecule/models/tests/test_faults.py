@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(cpu1):
 
 @pytest.mark.parametrize("kind", [git, files])
 def test_a_disk_that_fills_up_meanwhile_ends_in_an_error_and_the_next_run_goes_on(cpu1, kind):
-    cpu1.check_output("mkdir -p /srv/small && mount -t tmpfs -o size=150m tmpfs /srv/small")
+    cpu1.check_output("mkdir -p /srv/small && mount -t tmpfs -o size=220m tmpfs /srv/small")
     filled = []
 
     def fill(line):
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_up_meanwhile_ends_in_an_error_and_the_next_run_goes_o
 
 def test_a_read_only_disk_is_told(cpu1):
     cpu1.check_output(
-        "mkdir -p /srv/small && mount -t tmpfs -o size=150m tmpfs /srv/small"
+        "mkdir -p /srv/small && mount -t tmpfs -o size=220m tmpfs /srv/small"
         " && mount -o remount,ro /srv/small"
     )
     try:
