@@ -133,6 +133,20 @@ options:
     type: path
     required: false
     default: null
+  step:
+    description:
+      - What the action of the same name asks for, to say how far the work is while it goes on.
+        V(start) begins or joins the work and answers at once, V(look) says how far it is or what
+        came of it, V(stop) ends it. When null, the work is done here and now.
+    type: str
+    choices: [start, look, stop]
+    required: false
+    default: null
+  jobs:
+    description: Directory for what is known of work that goes on; a reboot should empty it.
+    type: path
+    required: false
+    default: /run/vllm-ansible
   timeout:
     description: Seconds that one command of a client, or one file of a plain server, may take.
     type: int
@@ -232,6 +246,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_detached import Job, by_steps
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import (
     as_json,
@@ -680,12 +695,15 @@ def main() -> None:
             "parallel": {"type": "int", "default": 4},
             "limit_mib_s": {"type": "float"},
             "progress": {"type": "path"},
+            "step": {"type": "str", "choices": ["start", "look", "stop"]},
+            "jobs": {"type": "path", "default": "/run/vllm-ansible"},
             "timeout": {"type": "int", "default": 14400},
         },
         supports_check_mode=True,
     )
     os.umask(0o022)
-    conclude(module, ensure, f"{module.params['path']} could not be made")
+    with by_steps(module, Job(Path(module.params["jobs"]), module.params["path"])):
+        conclude(module, ensure, f"{module.params['path']} could not be made")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ class Job:
         self.folder.mkdir(mode=0o700, parents=True)
         self.notice()
         reader, writer = os.pipe()
+        asker = os.getpid()
         if os.fork():
             os.close(writer)
             with os.fdopen(reader, "rb") as told:
@@ -136,19 +137,28 @@ class Job:
         worker = os.fork()
         if worker:
             os.close(writer)
-            self.keep(worker)
+            self.keep(worker, asker)
         said = {"pid": os.getpid(), "began": began(os.getpid()), "words": words}
         write_atomic(self.about, json.dumps(said).encode(), 0o600)
         os.close(writer)
         return True
 
-    def keep(self, worker: int) -> None:
-        """Wait for the end of the work, or bring it about when nobody waits for it."""
+    def keep(self, worker: int, asker: int) -> None:
+        """Wait for the end of the work, or bring it about when nobody waits for it.
+
+        Args:
+            worker: the process that works.
+            asker: the one that began it.
+        """
         silence()
         while os.waitpid(worker, os.WNOHANG) == (0, 0):
             if self.unseen() > PATIENCE:
                 end(worker)
-            time.sleep(1)
+            time.sleep(BLINK)
+        while os.getppid() == asker:
+            time.sleep(BLINK)
+        if payload() is not None:
+            shutil.rmtree(str(payload()), ignore_errors=True)
         os._exit(0)
 
     @contextlib.contextmanager
@@ -169,6 +179,16 @@ class Job:
             fresh.replace(self.result)
         finally:
             os._exit(0)
+
+
+def payload() -> Path | None:
+    """Return the directory that Ansible has unpacked this module's code to, if it has.
+
+    Ansible removes it when the module ends, and Python may yet import from it: so it is not the
+    process that answers who ends it, but the one that waits for the work.
+    """
+    found = next((one for one in Path(__file__).parents if one.suffix == ".zip"), None)
+    return found.parent if found and "_payload_" in found.parent.name else None
 
 
 def silence() -> None:
@@ -245,7 +265,13 @@ def by_steps(module: AnsibleModule, job: Job) -> contextlib.AbstractContextManag
         known = {n: v for n, v in module.params.items() if n not in ("step", "tokens")}
         words = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         require_alike(module, job, words)
-        if not job.works and job.fork(words):
-            return job.kept(module)
-    tell(module, job, progress, QUICK if step == "start" else 0)
+        if not job.works:
+            if job.fork(words):
+                return job.kept(module)
+            try:
+                tell(module, job, progress, QUICK)
+            except SystemExit:
+                sys.stdout.flush()
+                os._exit(0)  # without removing the code: see payload
+    tell(module, job, progress, 0)
     raise AssertionError("not reached")  # tell ends the module

@@ -49,6 +49,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
             "installer": shop.keep(_installer(shop, channel)),
             "wheel": shop.keep(_engine(shop)),
             "model": shop.keep(_model(shop)),
+            "shards": shop.keep(_shards()),
             "miniature": shop.keep(_miniature()),
         }
         write_json(manifest, described)
@@ -124,6 +125,24 @@ def _model(shop: Workshop) -> Recipe:
         publishes=(git, lfs),
         sources=(*_COMMON, "smollm2.py", "lfs_repository.py"),
         inputs=_pins("model"),
+        make=make,
+    )
+
+
+def _shards() -> Recipe:
+    def make(staging: Path) -> dict[str, Any]:
+        from tests.origin import shards
+
+        return shards.make(staging)
+
+    return Recipe(
+        name="model in shards",
+        publishes=(
+            *("git/models/shards.git", "lfs/models/shards", "models/shards"),
+            *("git/models/lacking.git", "lfs/models/lacking"),
+        ),
+        sources=("shards.py", "smollm2.py", "lfs_repository.py"),
+        inputs=(),
         make=make,
     )
 

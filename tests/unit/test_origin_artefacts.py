@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
@@ -13,8 +14,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -27,6 +29,7 @@ from tests.origin import (
     engine_wheel,
     interpreter,
     lfs_repository,
+    shards,
     smollm2,
     workshop,
 )
@@ -265,6 +268,94 @@ def test_a_bad_mirror_is_bad_in_the_way_asked_for(
         connection.request("GET", path)
         answer = connection.getresponse()
         assert (answer.status, b"secret" in answer.read()) == (404, False), path
+
+
+@pytest.fixture
+def bad_hub(
+    tmp_path: Path, bad_mirror: tuple[bytes, HTTPConnection]
+) -> tuple[bytes, HTTPConnection]:
+    """What each of a repository's large files holds, and a connection to the bad mirror of it."""
+    content, connection = bad_mirror
+    for oid in ("a" * 64, "b" * 64):
+        (tmp_path / "www/lfs/m/r").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "www/lfs/m/r" / oid).write_bytes(content)
+    return content, connection
+
+
+def batch(connection: HTTPConnection, kind: str, **headers: str) -> list[dict[str, Any]]:
+    """What git-lfs is told of a repository's large files."""
+    asked = {"objects": [{"oid": oid * 64, "size": 1} for oid in "ab"]}
+    path = f"/fault/{kind}/m/r.git/info/lfs/objects/batch"
+    connection.request("POST", path, json.dumps(asked), {"Host": "origin", **headers})
+    answer = connection.getresponse()
+    text = answer.read()
+    return list(json.loads(text)["objects"]) if answer.status == 200 else [{"x": answer.status}]
+
+
+def test_a_bad_hub_says_where_its_large_files_are_and_misses_the_last(
+    bad_hub: tuple[bytes, HTTPConnection],
+) -> None:
+    _, connection = bad_hub
+    first, last = batch(connection, "missing")
+    href = f"http://origin/fault/missing/m/r.git/info/lfs/objects/storage/{'a' * 64}"
+    assert first["actions"]["download"]["href"] == href
+    assert last["error"]["code"] == 404
+    connection.request("GET", href.removeprefix("http://origin").replace("a" * 64, "b" * 64))
+    gone = connection.getresponse()
+    assert (gone.status, gone.read()) == (404, b"")
+    stub = href.removeprefix("http://origin").replace("missing", "stub")
+    connection.request("GET", stub)
+    assert connection.getresponse().read().startswith(b"version https://git-lfs")
+
+
+def test_a_source_that_vanishes_gives_its_first_half_and_then_nothing(
+    bad_hub: tuple[bytes, HTTPConnection],
+) -> None:
+    content, connection = bad_hub
+    path = f"/fault/vanish/m/r.git/info/lfs/objects/storage/{'a' * 64}"
+    half = len(content) // 2
+    connection.request("GET", path, headers={"Range": "bytes=1000-"})
+    answer = connection.getresponse()
+    assert answer.headers["Content-Range"] == f"bytes 1000-{len(content) - 1}/{len(content)}"
+    with pytest.raises(IncompleteRead) as caught:
+        answer.read()
+    assert caught.value.partial == content[1000:half]
+    connection.close()
+    connection.request("GET", path, headers={"Range": f"bytes={half}-"})
+    with pytest.raises(RemoteDisconnected):
+        connection.getresponse()
+
+
+def test_the_gated_repository_wants_the_token(bad_hub: tuple[bytes, HTTPConnection]) -> None:
+    _, connection = bad_hub
+    token = "hf_OnlyForTheLabAndNeverInAnyLog"  # noqa: S105  # a stand-in's
+    basic = base64.b64encode(f"anyone:{token}".encode()).decode()
+    assert batch(connection, "gated") == [{"x": 401}]
+    assert batch(connection, "gated", Authorization="Bearer other") == [{"x": 401}]
+    for said in (f"Bearer {token}", f"Basic {basic}"):
+        assert len(batch(connection, "gated", Authorization=said)) == 2
+        connection.request("GET", "/gate", headers={"Authorization": said})
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (204, b"")
+
+
+def test_the_model_in_shards_is_the_same_each_time_and_lies_as_a_mirror_has_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    described = shards.make(tmp_path / "one")
+    assert shards.make(tmp_path / "two") == described
+    plain = tmp_path / "one/models/shards" / described["revision"]
+    assert json.loads(plain.with_suffix(".json").read_text())["files"] == described["files"]
+    for name, words in described["files"].items():
+        assert workshop.sha256(plain / name) == words["sha256"]
+    index = json.loads((plain / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) <= set(described["files"])
+    argv = ["git", "-C", str(tmp_path / "one/git/models/lacking.git"), "ls-tree", "--name-only"]
+    lacking = subprocess.check_output([*argv, described["lacking"]], text=True).split()
+    assert "model-00001-of-00002.safetensors" in lacking
+    assert "model-00002-of-00002.safetensors" not in lacking
 
 
 def test_a_download_that_fails_names_the_package_and_the_way_out(

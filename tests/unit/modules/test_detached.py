@@ -58,7 +58,7 @@ class Worker:
 
     def ended(self) -> dict[str, Any]:
         """The result, once there is one."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             seen = self.step("look")
             if "phase" not in seen:
