@@ -49,6 +49,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
             "installer": shop.keep(_installer(shop, channel)),
             "wheel": shop.keep(_engine(shop)),
             "model": shop.keep(_model(shop)),
+            "tiny": shop.keep(_tiny()),
             "miniature": shop.keep(_miniature()),
         }
         write_json(manifest, described)
@@ -124,6 +125,24 @@ def _model(shop: Workshop) -> Recipe:
         publishes=(git, lfs),
         sources=(*_COMMON, "smollm2.py", "lfs_repository.py"),
         inputs=_pins("model"),
+        make=make,
+    )
+
+
+def _tiny() -> Recipe:
+    def make(staging: Path) -> dict[str, Any]:
+        from tests.origin import tiny_models
+
+        return tiny_models.make(staging)
+
+    return Recipe(
+        name="tiny models",
+        publishes=("tiny",),
+        sources=(
+            "workshop.py",
+            *(f"tiny_{name}.py" for name in ("bert", "models", "parts", "qwen2_vl")),
+        ),
+        inputs=(),
         make=make,
     )
 

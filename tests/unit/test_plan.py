@@ -261,6 +261,22 @@ def test_the_address_that_users_are_told(listen, address):
     assert door_address(listen) == address
 
 
+ROUTES = {
+    "qwen2.5-0.5b-instruct": {"/v1/models", "/v1/completions", "/v1/chat/completions"},
+    "qwen2-vl-2b-instruct": {"/v1/models", "/v1/completions", "/v1/chat/completions"},
+    "bge-small-zh-v1.5": {"/v1/models", "/v1/embeddings"},
+}
+
+
+@pytest.mark.parametrize("model", ROUTES)
+def test_the_door_lets_through_what_the_kind_of_model_answers_and_no_more(model):
+    instance = {**ONE, "model": model}
+    assert set(plan(vllm_instances=[instance]).instances[0].routes) == ROUTES[model]
+    routes = ["/v1/models", "/v1/responses"]
+    told = plan(vllm_instances=[instance], vllm_gateway={"routes": routes})
+    assert told.instances[0].routes == routes
+
+
 CHANGES_THE_HOST: list[dict[str, Any]] = [
     {"vllm_instances": [{**ONE, "port": 8001}]},
     {"vllm_instances": [{**ONE, "kv_cache_gib": 1}]},
