@@ -137,6 +137,27 @@ def test_torch_comes_from_the_cpu_index_where_it_answers():
     assert "torch==2.13.0+cpu" in made.packages.requirements
 
 
+SEES = {**ONE, "name": "v", "model": "qwen2-vl-2b-instruct"}
+VISION = [
+    # record, instances, whether torch's index for the CPU answers, the pin of torchvision
+    ("cpu-2-cores-avx2", [ONE], True, None),
+    ("cpu-2-cores-avx2", [ONE], False, None),
+    ("cpu-2-cores-avx2", [SEES], True, "torchvision==0.28.0+cpu"),
+    ("cpu-2-cores-avx2", [ONE, {**SEES, "port": 8001}], False, "torchvision==0.28.0"),
+    ("gpu-h200", [ONE], False, "torchvision==0.28.0"),
+]
+
+
+@pytest.mark.parametrize(("record", "instances", "answers", "pin"), VISION)
+def test_on_the_cpu_torchvision_is_for_models_that_see_alone(record, instances, answers, pin):
+    on = facts(record, reachable={TORCH_INDEX: answers}, memory_mib=32000)
+    packages = plan(on, vllm_instances=instances).packages
+    pins = [one for one in packages.requirements if one.startswith("torchvision")]
+    assert pins == ([pin] if pin else [])
+    # A file of torch's own index has no checksum here; every other one has.
+    assert ("torchvision" in packages.hashes) == (pin == "torchvision==0.28.0")
+
+
 def test_torch_comes_from_the_default_index_else_with_a_notice():
     made = plan(facts(reachable={TORCH_INDEX: False}))
     assert (made.release.torch_source, made.release.torch) == ("default-index", "2.13.0")

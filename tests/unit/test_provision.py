@@ -88,8 +88,8 @@ def test_answers_carry_the_seconds_to_ready(collector):
 def test_vectors_have_no_speed_in_tokens(collector):
     collector.handle(play("Verify"))
     answer = {"base_url": "u", "model": "m", "answer": "a vector of 128 numbers"}
-    answer |= {"tokens_per_second": None, "time_to_first_token": None}
-    event = outcome("ok", action="openai_probe", **answer)
+    unmeasured = dict.fromkeys(("tokens_per_second", "time_to_first_token"))
+    event = outcome("ok", action="openai_probe", **answer, **unmeasured)
     collector.handle({**event, "event": "runner_item_on_ok"})
     assert "not measured" in collector.finish().hosts["h1"].answers[0].speed
 
