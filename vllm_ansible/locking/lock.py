@@ -86,12 +86,14 @@ def make(target: Target, known: VllmVersion, kept: list[str]) -> dict[TorchSourc
     said, cpu = known.resolve, target.device == "cpu"
     engine = f"vllm=={target.version}"
     asked = cpu_requirements(target.version, target.python) if cpu else [engine]
+    if cpu:
+        # It asks for torch+cpu, which is on the PyTorch CPU index only.
+        asked = [*(one for one in asked if _name(one) != "torch"), f"torch=={known.torch}"]
     question = Question(
         requirements=[*asked, *said.pins],
         python=target.python,
         before=said.before,
-        # The CPU's own requirement is torch+cpu, which is on the PyTorch CPU index only.
-        overrides=[*said.overrides, *([f"torch=={known.torch}"] if cpu else [])],
+        overrides=said.overrides,
         leave_out=[*said.leave_out, *(LEFT_OUT if cpu else [])],
         kept=[pin for pin in kept if not pin.startswith("vllm==")],
     )
