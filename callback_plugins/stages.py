@@ -154,8 +154,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
                 f"  url       {answer.url}\n"
                 f"  model     {answer.model}\n"
                 f"  ready     {answer.ready}\n"
-                f"  speed     {answer.tokens_per_second:.1f} tokens/s, first token after"
-                f" {answer.time_to_first_token:.2f} s\n"
+                f"  speed     {answer.speed}\n"
                 f"  question  {answer.question}\n"
                 f"  answer    {answer.answer}",
                 color=C.COLOR_OK,

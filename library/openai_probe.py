@@ -8,8 +8,9 @@ DOCUMENTATION = r"""
 module: openai_probe
 short_description: Prove an OpenAI-compatible service by asking it
 description:
-  - Asks, in this order, C(/health), the list of models, a completion, a chat, a sampled chat and
-    a streamed one, through the C(openai) client.
+  - Asks what the model's kind is for, through the C(openai) client. Of every kind C(/health) and
+    the list of models; of text then a completion, a chat, a sampled chat and a streamed one; of
+    vision the same, and a chat about an image; of embedding the vectors of two texts.
   - Needs the Python package C(openai) in the interpreter that runs it; vLLM's environment has it.
 options:
   base_url:
@@ -20,13 +21,24 @@ options:
     description: The served name of the model.
     type: str
     required: true
+  kind:
+    description:
+      - What the model is served for.
+      - The image is made in memory and travels in the request. That the answer's prompt has more
+        tokens than the same question without the image shows that the model was given it.
+      - Vectors must be finite and of one length; the same text must have the same vector each time
+        (cosine 0.999 or more), and two texts must not.
+    type: str
+    choices: [text, vision, embedding]
+    required: false
+    default: text
   api_key_file:
     description: File on the host whose first line is the API key; none is sent when null.
     type: path
     required: false
     default: null
   question:
-    description: The question of the chats.
+    description: The question of the chats, and the first of the texts that are embedded.
     type: str
     required: false
     default: What is the capital of France?
@@ -74,17 +86,21 @@ model:
   returned: always
   type: str
 answer:
-  description: The chat's answer.
+  description: The chat's answer; of an embedding model what its vectors are, in words.
   returned: success
   type: str
 tokens_per_second:
-  description: Rate of the streamed chat after its first token; null when it had only one.
+  description: Rate of the streamed chat after its first token; null when it had only one or none.
   returned: success
   type: float
 time_to_first_token:
-  description: Seconds from the streamed chat's request to its first token.
+  description: Seconds from the streamed chat's request to its first token; null without a chat.
   returned: success
   type: float
+dimensions:
+  description: How many numbers a vector has; null where the model makes none.
+  returned: success
+  type: int
 checks:
   description: What was asked, each with name, ok and seconds.
   returned: always
@@ -92,7 +108,11 @@ checks:
   elements: dict
 """
 
+import base64
+import math
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -111,6 +131,11 @@ except ImportError:
     openai = None
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KINDS = ("text", "vision", "embedding")
+OTHER_TEXT = "Rain is expected in the afternoon, and the wind will turn to the north."
+# Cosine of the angle between two vectors. Batches of other sizes round otherwise, by far less.
+SAME = 0.999
+IMAGE_SIDE = 112  # pixels
 
 
 def read_key(path: str | None) -> str | None:
@@ -257,21 +282,103 @@ class Probe:
         rate = round(after / spent, 1) if after > 0 and spent > 0 else None
         return {"tokens_per_second": rate, "time_to_first_token": round(first - began, 3)}
 
+    def image(self) -> None:
+        """Ask about an image, and see that it counted: a server may drop what it cannot read."""
+        request = self.request()
+        words = {"type": "text", "text": "Describe this image in one sentence."}
+        seen = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture()}"}}
+        tokens = []
+        for content in ([words], [seen, words]):
+            request["messages"] = [{"role": "user", "content": content}]
+            done = self.client.chat.completions.create(**request)
+            if not done.choices or not said(done.choices[0].message).strip():
+                raise HostError("the answer about the image is empty")
+            tokens.append(done.usage.prompt_tokens if done.usage else 0)
+        if tokens[1] <= tokens[0]:
+            raise HostError(
+                f"the question has {tokens[0]} tokens without the image and {tokens[1]} with it: "
+                f"the model was not given the image"
+            )
+
+    def vectors(self) -> int:
+        """Have two texts embedded, one of them twice, and return the vectors' length."""
+        texts = [self.params["question"], OTHER_TEXT]
+        first, other = self.embed(texts)
+        (again,) = self.embed(texts[:1])
+        if len({len(first), len(other), len(again)}) > 1:
+            raise HostError(f"vectors of {len(first)}, {len(other)} and {len(again)} numbers")
+        if (likeness := cosine(first, again)) < SAME:
+            raise HostError(f"the same text has another vector when asked again: {likeness:.4f}")
+        if (likeness := cosine(first, other)) >= SAME:
+            raise HostError(f"two texts have the same vector: {likeness:.4f}")
+        return len(first)
+
+    def embed(self, texts: list[str]) -> list[list[float]]:
+        """Return a vector for each text.
+
+        Raises:
+            HostError: one is missing, empty, not finite or nothing but zeros.
+        """
+        done = self.client.embeddings.create(model=self.params["model"], input=texts)
+        found = [item.embedding for item in sorted(done.data, key=lambda item: item.index)]
+        if len(found) != len(texts):
+            raise HostError(f"{len(found)} vectors for {len(texts)} texts")
+        for vector in found:
+            if not all(map(math.isfinite, vector)):
+                raise HostError("a vector has numbers that are not finite")
+            if not any(vector):
+                raise HostError(f"a vector of {len(vector)} numbers says nothing")
+        return found
+
+    def talk(self) -> dict[str, Any]:
+        """Ask what one asks a model that answers in words."""
+        self.check("completion", self.completion)
+        answer = self.check("chat", self.chat)
+        self.check("sampled", self.sampled)
+        measures = self.check("stream", self.stream)
+        if self.params["kind"] == "vision":
+            self.check("image", self.image)
+        return {"answer": answer, **measures}
+
     def run(self) -> dict[str, Any]:
         """Ask everything and return the result.
 
         Raises:
             HostError: naming the first check that failed.
         """
+        found: dict[str, Any] = {
+            "tokens_per_second": None, "time_to_first_token": None, "dimensions": None,
+        }  # fmt: skip
         with self.http:
             self.check("health", self.health)
             self.check("models", self.models)
-            self.check("completion", self.completion)
-            answer = self.check("chat", self.chat)
-            self.check("sampled", self.sampled)
-            measures = self.check("stream", self.stream)
+            if self.params["kind"] == "embedding":
+                length = self.check("vectors", self.vectors)
+                found |= {"dimensions": length, "answer": f"a vector of {length} numbers"}
+            else:
+                found |= self.talk()
         asked = {name: self.params[name] for name in ("base_url", "model", "question")}
-        return {**asked, "answer": answer, **measures, "checks": self.checks}
+        return {**asked, **found, "checks": self.checks}
+
+
+def picture() -> str:
+    """Return a square PNG in base64: red runs from left to right, green from top to bottom."""
+    shades = [pixel * 255 // (IMAGE_SIDE - 1) for pixel in range(IMAGE_SIDE)]
+    # Each line begins with its filter: none.
+    lines = (b"\0" + bytes(v for red in shades for v in (red, green, 64)) for green in shades)
+    header = struct.pack(">IIBBBBB", IMAGE_SIDE, IMAGE_SIDE, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(lines), 9)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in parts:
+        sum_ = zlib.crc32(name + content)
+        png += struct.pack(">I", len(content)) + name + content + struct.pack(">I", sum_)
+    return base64.b64encode(png).decode()
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    """Return the cosine of the angle between two vectors; 1 where they point the same way."""
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths
 
 
 def said(part: Any) -> str:
@@ -286,6 +393,7 @@ def main() -> None:
         argument_spec={
             "base_url": {"type": "str", "required": True},
             "model": {"type": "str", "required": True},
+            "kind": {"type": "str", "choices": list(KINDS), "default": "text"},
             "api_key_file": {"type": "path", "no_log": False},
             "question": {"type": "str", "default": "What is the capital of France?"},
             "max_tokens": {"type": "int", "default": 64},

@@ -25,8 +25,8 @@ class Answer(BaseModel):
         answer: Its answer.
         ready_seconds: Seconds from the start of the unit to its first answer on /health;
             None when it was running already.
-        tokens_per_second: Speed of the streamed answer, after its first token.
-        time_to_first_token: Seconds to the first token of the streamed answer.
+        tokens_per_second: Speed of the streamed answer, after its first token; 0 of vectors.
+        time_to_first_token: Seconds to the first token of the streamed answer; 0 of vectors.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,6 +44,14 @@ class Answer(BaseModel):
     def ready(self) -> str:
         """When it was ready, in words."""
         return "was running" if self.ready_seconds is None else f"after {self.ready_seconds:.0f} s"
+
+    @property
+    def speed(self) -> str:
+        """How fast it answered, in words."""
+        if not self.time_to_first_token:
+            return "not measured: vectors do not come as a stream"
+        rate = f"{self.tokens_per_second:.1f} tokens/s"
+        return f"{rate}, first token after {self.time_to_first_token:.2f} s"
 
 
 class Answers:

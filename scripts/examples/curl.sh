@@ -8,6 +8,8 @@ Usage: curl.sh [--url URL] [--model NAME] [--api-key-file FILE] models
        curl.sh [...] chat QUESTION          one answer, as JSON
        curl.sh [...] stream QUESTION        the answer as it comes, as events
        curl.sh [...] complete TEXT          how the model would go on with a text
+       curl.sh [...] image FILE QUESTION    an answer about an image, of a model that sees
+       curl.sh [...] embed TEXT             a vector, of an embedding model
 
   --url URL            default http://127.0.0.1:8000/v1
   --model NAME         a name that `models` lists; wanted by all but `models`
@@ -62,18 +64,30 @@ ask() {
 verb=${1:-}
 case "$verb" in
   models) [ $# -eq 1 ] || wrong 'models wants nothing else'; ask "$url/models"; exit ;;
-  chat | stream | complete) [ $# -eq 2 ] || wrong "$verb wants one text" ;;
-  *) wrong 'say what to do: models, chat, stream or complete' ;;
+  chat | stream | complete | embed) [ $# -eq 2 ] || wrong "$verb wants one text" ;;
+  image) [ $# -eq 3 ] || wrong 'image wants a file and a question' ;;
+  *) wrong 'say what to do: models, chat, stream, complete, image or embed' ;;
 esac
 [ -n "$model" ] || wrong "$verb wants --model: the names are listed by \`models\`"
 
 settings='"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_tokens": 512'
-messages="[{\"role\": \"user\", \"content\": $(json "$2")}]"
+content=$(json "$2")
+if [ "$verb" = image ]; then
+  # The image travels inside the request. vLLM reads the image itself and not the type said here.
+  image=$(base64 -w 0 -- "$2") || fail "$2 cannot be read"
+  content="[{\"type\": \"image_url\", \"image_url\": {\"url\": \"data:image/png;base64,$image\"}},
+    {\"type\": \"text\", \"text\": $(json "$3")}]"
+fi
+messages="[{\"role\": \"user\", \"content\": $content}]"
 case "$verb" in
   chat) ask "$url/chat/completions" --data \
     "{\"model\": $(json "$model"), \"messages\": $messages, $settings}" ;;
   stream) ask "$url/chat/completions" --data \
     "{\"model\": $(json "$model"), \"messages\": $messages, $settings, \"stream\": true}" ;;
+  # An image is too long for an argument: curl reads it from a pipe.
+  image) ask "$url/chat/completions" --data @- \
+    <<<"{\"model\": $(json "$model"), \"messages\": $messages, $settings}" ;;
+  embed) ask "$url/embeddings" --data "{\"model\": $(json "$model"), \"input\": $(json "$2")}" ;;
   complete) ask "$url/completions" --data \
     "{\"model\": $(json "$model"), \"prompt\": $(json "$2"), $settings}" ;;
 esac

@@ -50,6 +50,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
             "wheel": shop.keep(_engine(shop)),
             "model": shop.keep(_model(shop)),
             "shards": shop.keep(_shards()),
+            "tiny": shop.keep(_tiny()),
             "miniature": shop.keep(_miniature()),
         }
         write_json(manifest, described)
@@ -142,6 +143,24 @@ def _shards() -> Recipe:
             *("git/models/lacking.git", "lfs/models/lacking"),
         ),
         sources=("shards.py", "smollm2.py", "lfs_repository.py"),
+        inputs=(),
+        make=make,
+    )
+
+
+def _tiny() -> Recipe:
+    def make(staging: Path) -> dict[str, Any]:
+        from tests.origin import tiny_models
+
+        return tiny_models.make(staging)
+
+    return Recipe(
+        name="tiny models",
+        publishes=("tiny",),
+        sources=(
+            "workshop.py",
+            *(f"tiny_{name}.py" for name in ("bert", "models", "parts", "qwen2_vl")),
+        ),
         inputs=(),
         make=make,
     )

@@ -1,5 +1,7 @@
 """A stand-in for the engine: it speaks the OpenAI-compatible API and says one fixed sentence.
 
+Asked for vectors it makes them of the letters of a text.
+
 For tests of what stands around an engine. It runs no model, and only the lab's inventories may
 use it.
 """
@@ -7,9 +9,12 @@ use it.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
+import random
 import socketserver
+import struct
 import sys
 import threading
 import time
@@ -19,6 +24,8 @@ from typing import Any
 
 ANSWER = "The capital of France is Paris."
 HEAD = {"id": "stand-in", "created": 0}
+IMAGE_TOKENS = 16
+FLAWED = {"nan": [0.5, float("nan")], "nought": [0.0, 0.0], "alike": [0.6, 0.8]}
 
 
 class Engine:
@@ -30,6 +37,15 @@ class Engine:
         # What was asked, and how many streamed answers their readers left before the end.
         self.bodies: list[dict[str, Any]] = []
         self.left = 0
+
+    def vector(self, text: str) -> list[float]:
+        """Return a text's vector, flawed in the way that was asked for."""
+        flaw = self.options.vectors
+        if flaw in FLAWED:
+            return FLAWED[flaw]
+        seed = None if flaw == "fickle" else text
+        numbers = random.Random(seed)  # noqa: S311  # no secret is made of it
+        return [numbers.gauss(0, 1) for _ in range(64)]
 
     def dead(self) -> bool:
         """Tell whether the engine has "died", after which /health is 503 as vLLM's is."""
@@ -88,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "Not Found")
 
     def do_POST(self) -> None:
-        """Answer a completion or a chat."""
+        """Answer a completion, a chat or a request for vectors."""
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if not self.allowed():
             return
@@ -99,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(400, f"There was an error parsing the body: {error}")
             return
         self.engine.bodies.append(body)
-        if self.path not in ("/v1/completions", "/v1/chat/completions"):
+        if self.path not in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings"):
             self.refuse(404, "Not Found")
         elif self.engine.dead():
             self.refuse(500, "the engine is dead")
@@ -114,6 +130,13 @@ class Handler(BaseHTTPRequestHandler):
                 f"This model's maximum context length is {length} tokens. However, your request "
                 f"has {given} input tokens. Please reduce the length of the input messages.",
             )
+        else:
+            self.answer(body)
+
+    def answer(self, body: dict[str, Any]) -> None:
+        """Answer what can be answered, in the way that was asked for."""
+        if self.path == "/v1/embeddings":
+            self.vectors(body)
         elif body.get("stream"):
             try:
                 self.stream(body)
@@ -125,6 +148,8 @@ class Handler(BaseHTTPRequestHandler):
     def usage(self, body: dict[str, Any]) -> dict[str, int]:
         """Count words as tokens."""
         asked, said = prompt_tokens(body), len(self.engine.options.answer.split())
+        if not self.engine.options.blind:
+            asked += IMAGE_TOKENS * json.dumps(body.get("messages", [])).count('"image_url": {')
         return {
             "prompt_tokens": asked,
             "completion_tokens": said,
@@ -142,6 +167,20 @@ class Handler(BaseHTTPRequestHandler):
         kind = "chat.completion" if chat else "text_completion"
         head = {**HEAD, "object": kind, "model": body["model"]}
         self.send_json(200, {**head, "choices": [choice], "usage": self.usage(body)})
+
+    def vectors(self, body: dict[str, Any]) -> None:
+        """Answer a vector for each text, encoded as it was asked for."""
+        given = body["input"]
+        data = []
+        for index, text in enumerate(given if isinstance(given, list) else [given]):
+            vector = self.engine.vector(text)
+            packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            shown = packed if body.get("encoding_format") == "base64" else vector
+            data.append({"object": "embedding", "index": index, "embedding": shown})
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        self.send_json(
+            200, {"object": "list", "model": body["model"], "data": data, "usage": usage}
+        )
 
     def stream(self, body: dict[str, Any]) -> None:
         """Answer word by word, as server-sent events."""
@@ -185,8 +224,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def prompt_tokens(body: dict[str, Any]) -> int:
     """Return how many words a request asks with."""
-    texts = [str(one.get("content")) for one in body.get("messages", [])]
-    return sum(len(text.split()) for text in [*texts, str(body.get("prompt", ""))])
+    texts = [str(body.get("prompt", ""))]
+    for message in body.get("messages", []):
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": str(content)}]
+        texts += [part.get("text", "") for part in parts]
+    return sum(len(text.split()) for text in texts)
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -219,6 +262,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=2048, help="words it can read")
     parser.add_argument("--answer", default=ANSWER)
     parser.add_argument("--api-key", help="key that /v1 asks for")
+    parser.add_argument("--blind", action="store_true", help="drop images and say nothing of it")
+    parser.add_argument("--vectors", choices=[*FLAWED, "fickle"], help="a flaw")
     parser.add_argument("--start-delay", type=float, default=0, help="seconds before it listens")
     parser.add_argument("--starting", type=float, default=0, help="seconds of 503 at first")
     parser.add_argument("--token-delay", type=float, default=0.01, help="seconds per word")

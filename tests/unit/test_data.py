@@ -13,7 +13,7 @@ from vllm_ansible.data import DataError, code_digest, load_data, project_data, r
 from vllm_ansible.versions import problems
 
 # Beside a torch for CPU they break `import transformers`.
-BUILT_FOR_CUDA = ("torchaudio=", "torchcodec=", "torchvision=")
+BUILT_FOR_CUDA = ("torchaudio=", "torchcodec=")
 
 
 def read(name: str) -> Any:
@@ -66,7 +66,9 @@ def test_every_lock_is_of_its_engine_and_the_cpu_index_needs_nothing_of_cuda():
             # triton stays only where the CPU's own list asks for it, as that of 0.11.0 does.
             foreign = ("nvidia-", "cuda-", *(() if version == "0.11.0" else ("triton=",)))
             assert not any(pin.startswith(foreign) for pin in lock.pins)
-            assert any(pin.startswith("torch==") and pin.endswith("+cpu") for pin in lock.pins)
+            for name in ("torch", "torchvision"):
+                pin = next(pin for pin in lock.pins if pin.startswith(f"{name}=="))
+                assert pin.endswith("+cpu")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_missing_a_stale_and_a_torn_lock_are_told_apart(written):
     assert "stale" in str(flaw(written, GPU, "default-index", other))
     path = written / GPU.filename("default-index")
     path.write_text(path.read_text().replace(f" \\\n    --hash=sha256:{'a' * 64}", ""))
-    assert "no hash for ['torch==1.0']" in str(flaw(written, GPU, "default-index", KNOWN))
+    assert "no hash for ['torch']" in str(flaw(written, GPU, "default-index", KNOWN))
     path.write_text(path.read_text().replace("torch==1.0\n", ""))
     assert "does not pin torch" in str(flaw(written, GPU, "default-index", KNOWN))
 
@@ -89,6 +89,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIn
         served.add("torch", needs=("triton==2.0", "nvidia_nccl==1.0"))
         for name, version in {"nvidia_nccl": "1.0", "unwanted": "1.0", "triton": "2.0"}.items():
             served.add(name, version)
+        served.add("torchvision", "0.1", needs=("torch==1.0",))
         served.add("one", "1.0")
         yield served
 
@@ -168,11 +169,14 @@ def test_the_two_locks_for_cpu_differ_by_torch_and_what_cuda_needs(index: Packag
     made = make(CPU, KNOWN, [])
     default, cpu = made["default-index"], made["cpu-index"]
     assert set(default.pins) == {
-        "nvidia-nccl==1.0", "one==1.0", "torch==1.0", "triton==2.0", "vllm==9.0+cpu"
+        "nvidia-nccl==1.0", "one==1.0", "torch==1.0", "torchvision==0.1", "triton==2.0",
+        "vllm==9.0+cpu",
     }  # fmt: skip
-    assert set(cpu.pins) == {"one==1.0", "torch==1.0+cpu", "vllm==9.0+cpu"}
+    # torchvision is built with torch, for the same device, and comes from the same index.
+    vision = "torchvision==0.1+cpu"
+    assert set(cpu.pins) == {"one==1.0", "torch==1.0+cpu", vision, "vllm==9.0+cpu"}
     assert (set(default.hashes), set(cpu.hashes)) == (
-        {"nvidia-nccl", "one", "torch", "triton"},
+        {"nvidia-nccl", "one", "torch", "torchvision", "triton"},
         {"one"},
     )
 

@@ -137,6 +137,27 @@ def test_torch_comes_from_the_cpu_index_where_it_answers():
     assert "torch==2.13.0+cpu" in made.packages.requirements
 
 
+SEES = {**ONE, "name": "v", "model": "qwen2-vl-2b-instruct"}
+VISION = [
+    # record, instances, whether torch's index for the CPU answers, the pin of torchvision
+    ("cpu-2-cores-avx2", [ONE], True, None),
+    ("cpu-2-cores-avx2", [ONE], False, None),
+    ("cpu-2-cores-avx2", [SEES], True, "torchvision==0.28.0+cpu"),
+    ("cpu-2-cores-avx2", [ONE, {**SEES, "port": 8001}], False, "torchvision==0.28.0"),
+    ("gpu-h200", [ONE], False, "torchvision==0.28.0"),
+]
+
+
+@pytest.mark.parametrize(("record", "instances", "answers", "pin"), VISION)
+def test_on_the_cpu_torchvision_is_for_models_that_see_alone(record, instances, answers, pin):
+    on = facts(record, reachable={TORCH_INDEX: answers}, memory_mib=32000)
+    packages = plan(on, vllm_instances=instances).packages
+    pins = [one for one in packages.requirements if one.startswith("torchvision")]
+    assert pins == ([pin] if pin else [])
+    # A file of torch's own index has no checksum here; every other one has.
+    assert ("torchvision" in packages.hashes) == (pin == "torchvision==0.28.0")
+
+
 def test_torch_comes_from_the_default_index_else_with_a_notice():
     made = plan(facts(reachable={TORCH_INDEX: False}))
     assert (made.release.torch_source, made.release.torch) == ("default-index", "2.13.0")
@@ -259,6 +280,22 @@ def test_only_places_of_torch_that_answer_are_asked():
 )
 def test_the_address_that_users_are_told(listen, address):
     assert door_address(listen) == address
+
+
+ROUTES = {
+    "qwen2.5-0.5b-instruct": {"/v1/models", "/v1/completions", "/v1/chat/completions"},
+    "qwen2-vl-2b-instruct": {"/v1/models", "/v1/completions", "/v1/chat/completions"},
+    "bge-small-zh-v1.5": {"/v1/models", "/v1/embeddings"},
+}
+
+
+@pytest.mark.parametrize("model", ROUTES)
+def test_the_door_lets_through_what_the_kind_of_model_answers_and_no_more(model):
+    instance = {**ONE, "model": model}
+    assert set(plan(vllm_instances=[instance]).instances[0].routes) == ROUTES[model]
+    routes = ["/v1/models", "/v1/responses"]
+    told = plan(vllm_instances=[instance], vllm_gateway={"routes": routes})
+    assert told.instances[0].routes == routes
 
 
 CHANGES_THE_HOST: list[dict[str, Any]] = [

@@ -82,6 +82,16 @@ def test_answers_carry_the_seconds_to_ready(collector):
     collector.handle({**event, "event": "runner_item_on_ok"})
     found = collector.finish().hosts["h1"].answers[0]
     assert (found.instance, found.answer, found.ready_seconds) == ("chat", "a", 45.2)
+    assert found.speed == "50.0 tokens/s, first token after 0.10 s"
+
+
+def test_vectors_have_no_speed_in_tokens(collector):
+    collector.handle(play("Verify"))
+    answer = {"base_url": "u", "model": "m", "answer": "a vector of 128 numbers"}
+    unmeasured = dict.fromkeys(("tokens_per_second", "time_to_first_token"))
+    event = outcome("ok", action="openai_probe", **answer, **unmeasured)
+    collector.handle({**event, "event": "runner_item_on_ok"})
+    assert "not measured" in collector.finish().hosts["h1"].answers[0].speed
 
 
 def test_the_plans_notices_reach_the_result(collector):

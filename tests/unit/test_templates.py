@@ -116,6 +116,14 @@ def test_every_route_but_the_open_ones_asks_for_the_key():
     assert {"/v1/models", "/v1/chat/completions"} <= {route for route, _ in blocks}
 
 
+def test_an_instance_has_the_routes_of_its_own():
+    instances = [{**INSTANCES[0], "routes": ["/v1/embeddings"]}, INSTANCES[1]]
+    text = render("gateway", "vllm.conf.j2", gateway_instances=instances)
+    vectors, words = (set(re.findall(r"location = (\S+)", s)) for s in text.split("server {")[1:])
+    assert vectors == {"/health", "/v1/embeddings"}
+    assert "/v1/chat/completions" in words
+
+
 def test_what_is_not_listed_ends_at_the_door():
     for server in site().split("server {")[1:]:
         assert re.search(r"location / \{\s+return 404", server)

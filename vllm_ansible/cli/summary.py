@@ -38,8 +38,7 @@ def _print_answer(console: Console, host: str, answer: Answer) -> None:
     table.add_row("URL", answer.url)
     table.add_row("model", answer.model)
     table.add_row("ready", answer.ready)
-    speed = f"{answer.tokens_per_second:.1f} tokens/s"
-    table.add_row("speed", f"{speed}, first token after {answer.time_to_first_token:.2f} s")
+    table.add_row("speed", answer.speed)
     table.add_row("question", escape(answer.question))
     table.add_row("answer", f"[bold green]{escape(answer.answer)}[/]")
     console.print(table)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
     from vllm_ansible.data import Device, TorchSource, Versions, VllmVersion
 
-# Left out for the CPU: built for CUDA they break transformers beside a +cpu torch; text needs none.
-LEFT_OUT = ["torchaudio", "torchcodec", "torchvision"]
+# Left out for the CPU: built for CUDA they break transformers beside a +cpu torch, and neither
+# text nor images need them.
+LEFT_OUT = ["torchaudio", "torchcodec"]
+# Built together: on the PyTorch CPU index their versions end with +cpu, and their files differ.
+OF_TORCH = ("torch", "torchvision")
 # What torch's build for CUDA brings along and its build for CPU does not.
 CUDA_ONLY = re.compile(r"nvidia-.*|cuda-.*|triton")
 # Raised when this code resolves otherwise: locks that were made before are stale then.
-METHOD = 1
+METHOD = 2
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,11 @@ class Target:
         """The name of a lock file."""
         return f"vllm-{self.version}-{self.device}-py{self.python}-{source}.txt"
 
-    def unhashed(self, known: VllmVersion, source: TorchSource) -> list[str]:
-        """The pins without a hash: their files differ by where they come from."""
+    def unhashed(self, source: TorchSource) -> list[str]:
+        """What is pinned without a hash: its file differs by where it comes from."""
         if self.device == "gpu":
             return []
-        torch = [f"torch=={known.torch}+cpu"] if source == "cpu-index" else []
-        return [*torch, f"vllm=={self.version}+cpu"]
+        return [*(OF_TORCH if source == "cpu-index" else ()), "vllm"]
 
 
 def targets(versions: Versions) -> list[Target]:
@@ -84,12 +86,14 @@ def make(target: Target, known: VllmVersion, kept: list[str]) -> dict[TorchSourc
     said, cpu = known.resolve, target.device == "cpu"
     engine = f"vllm=={target.version}"
     asked = cpu_requirements(target.version, target.python) if cpu else [engine]
+    if cpu:
+        # It asks for torch+cpu, which is on the PyTorch CPU index only.
+        asked = [*(one for one in asked if _name(one) != "torch"), f"torch=={known.torch}"]
     question = Question(
         requirements=[*asked, *said.pins],
         python=target.python,
         before=said.before,
-        # The CPU's own requirement is torch+cpu, which is on the PyTorch CPU index only.
-        overrides=[*said.overrides, *([f"torch=={known.torch}"] if cpu else [])],
+        overrides=said.overrides,
         leave_out=[*said.leave_out, *(LEFT_OUT if cpu else [])],
         kept=[pin for pin in kept if not pin.startswith("vllm==")],
     )
@@ -103,7 +107,7 @@ def make(target: Target, known: VllmVersion, kept: list[str]) -> dict[TorchSourc
         return {"default-index": lock}
     wanted = {_name(line) for line in asked}
     return {
-        "cpu-index": _with_engine(_for_cpu_index(lock, known.torch, wanted), target.version),
+        "cpu-index": _with_engine(_for_cpu_index(lock, wanted), target.version),
         "default-index": _with_engine(lock, target.version),
     }
 
@@ -113,11 +117,11 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[\s\[=<>!~;]", requirement)[0]).lower()
 
 
-def _for_cpu_index(lock: Lock, torch: str, wanted: set[str]) -> Lock:
+def _for_cpu_index(lock: Lock, wanted: set[str]) -> Lock:
     """The lock with torch's build for CPU, and without what only its build for CUDA needs."""
     kept = [pin for pin in lock.pins if _name(pin) in wanted or not CUDA_ONLY.fullmatch(_name(pin))]
-    pins = [f"torch=={torch}+cpu" if pin == f"torch=={torch}" else pin for pin in kept]
-    hashed = {_name(pin) for pin in pins} - {"torch"}
+    pins = [f"{pin}+cpu" if _name(pin) in OF_TORCH else pin for pin in kept]
+    hashed = {_name(pin) for pin in pins} - set(OF_TORCH)
     return Lock(pins=pins, hashes={name: lock.hashes[name] for name in hashed})
 
 
@@ -148,12 +152,13 @@ def flaw(folder: Path, target: Target, source: TorchSource, known: VllmVersion) 
     if f"# Inputs: {inputs_digest(target, known)}\n" not in path.read_text("utf-8"):
         return "stale: versions.yml or the way of resolving changed since it was made"
     lock = read_lock(path)
-    bare = [pin for pin in lock.pins if _name(pin) not in lock.hashes]
-    if bare != target.unhashed(known, source):
-        return f"not whole: no hash for {bare}, where {target.unhashed(known, source)} have none"
-    for needed in ("torch", "vllm"):
-        if needed not in {_name(pin) for pin in lock.pins}:
+    names = [_name(pin) for pin in lock.pins]
+    for needed in (*(OF_TORCH if target.device == "cpu" else OF_TORCH[:1]), "vllm"):
+        if needed not in names:
             return f"not whole: it does not pin {needed}"
+    bare = [name for name in names if name not in lock.hashes]
+    if bare != target.unhashed(source):
+        return f"not whole: no hash for {bare}, where {target.unhashed(source)} have none"
     return None
 
 

@@ -27,14 +27,14 @@ def cpu_requirements(version: str, python: str) -> list[str]:
     Raises:
         LockError: The package cannot be had, is not what the index says, or lists nothing for CPU.
     """
-    files = requirement_files(_archive(version, python))
+    files = requirement_files(source_package(version, python))
     found = [name for name in CPU_FILES if name in files]
     if not found:
         raise LockError(f"vLLM {version}'s source package has none of {', '.join(CPU_FILES)}")
     return read_requirements(files, found[0])
 
 
-def _archive(version: str, python: str) -> bytes:
+def source_package(version: str, python: str) -> bytes:
     """The source package, its checksum compared with the index's."""
     found = distributions([f"vllm=={version}"], Question([], python))["vllm"].get("sdist")
     if found is None:

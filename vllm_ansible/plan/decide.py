@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.result import InstancePlan, Miniconda, ModelSnapshot
     from vllm_ansible.schema import Words
 
-ROUTES = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
 # libnuma: the CPU kernels do not load without it, and the wheel does not carry it.
 APT = ["ca-certificates", "git", "git-lfs", "libnuma1", "nginx"]
 # torch.compile builds C++ at run time; eager mode needs no compiler.
@@ -141,7 +140,6 @@ def _gateway(context: Context, fingerprint: str | None) -> GatewayPlan:
         context.because("gateway.key", source, "the inventory gives none: it is made on the host")
     return GatewayPlan(
         listen=gateway.listen,
-        routes=gateway.routes or ROUTES,
         access_log=context.words.logs.gateway_access,
         key=Key(source=source, fingerprint=fingerprint),
     )

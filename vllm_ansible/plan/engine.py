@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_ansible.plan import serving
 from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
 
 if TYPE_CHECKING:
-    from vllm_ansible.data import Device, TorchSource
+    from vllm_ansible.data import Device, Lock, TorchSource
     from vllm_ansible.plan.context import Context
     from vllm_ansible.plan.result import WheelOrder
 
@@ -92,14 +93,14 @@ def choose_packages(
         context.notices.append(f"no lock file for {lock_of}: scripts/lock-engine makes one")
         requirements = [f"vllm=={context.version}{local}", f"torch=={torch}"]
     else:
-        requirements = lock.pins
+        requirements = _wanted(context, device, lock.pins)
         torch = next(r.split("==")[1] for r in lock.pins if r.startswith("torch=="))
     _flaws(context)
     indexes = sources.engine_indexes if device == "cpu" and not compiled else []
     of_torch = _torch_places(context) if torch_source == "cpu-index" else ([], [])
     packages = Packages(
         requirements=requirements,
-        hashes=lock.hashes if lock is not None else {},
+        hashes=_hashes(lock, requirements) if lock is not None else {},
         locked=lock is not None,
         indexes=[*indexes, *of_torch[0]],
         default_index=sources.default_index,
@@ -108,6 +109,23 @@ def choose_packages(
         uv=context.data.versions.uv,
     )
     return packages, torch_source, torch
+
+
+def _wanted(context: Context, device: Device, pins: list[str]) -> list[str]:
+    """The pins that the host's models need.
+
+    On the CPU torchvision is what images are read with, and nothing else asks for it.
+    """
+    known = serving.catalogue(context)
+    if device == "gpu" or any(known[i.model].kind == "vision" for i in context.words.instances):
+        return pins
+    return [pin for pin in pins if not pin.startswith("torchvision==")]
+
+
+def _hashes(lock: Lock, requirements: list[str]) -> dict[str, list[str]]:
+    """The checksums of what is installed."""
+    names = {requirement.split("==")[0] for requirement in requirements}
+    return {name: sums for name, sums in lock.hashes.items() if name in names}
 
 
 def _flaws(context: Context) -> None:

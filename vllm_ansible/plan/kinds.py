@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 if TYPE_CHECKING:
-    from vllm_ansible.data import Model
+    from vllm_ansible.data import Kind, Model
     from vllm_ansible.plan.context import Context
     from vllm_ansible.schema import Instance
 
+# What the door lets through of OpenAI's API: what a model of the kind answers, and no more.
+ROUTES: dict[Kind, list[str]] = {
+    "text": ["/v1/models", "/v1/completions", "/v1/chat/completions"],
+    "vision": ["/v1/models", "/v1/completions", "/v1/chat/completions"],
+    "embedding": ["/v1/models", "/v1/embeddings"],
+}
 # No such domain can exist (RFC 2606). An empty list would allow every domain.
 NO_DOMAIN = "none.invalid"
 # A conversation carries its images along, so one is too few; an old engine makes room for all of

@@ -142,6 +142,7 @@ class InstancePlan(_Part):
 
     The engine listens on `socket` or, where its version has none, on `address` (127.0.0.1:PORT).
     `drop_in` holds the lines of its unit's section [Service] that differ from the template.
+    `routes` are the exact paths that the door lets through to it, with the key.
     """
 
     name: str
@@ -151,6 +152,7 @@ class InstancePlan(_Part):
     model_path: str
     port: int
     url: str
+    routes: list[str]
     served_names: list[str]
     socket: str | None
     address: str | None
@@ -173,7 +175,6 @@ class GatewayPlan(_Part):
     """The door. `access_log` is the form of its log: plain, json or off."""
 
     listen: list[str]
-    routes: list[str]
     access_log: str
     key: Key
 

@@ -167,14 +167,16 @@ def _instance(
     has_file = context.data.versions.has_config_file(context.version)
     if not has_file:
         _started_with_arguments(context, words)
+    kind = catalogue(context)[words.model].kind
     return InstancePlan(
         name=words.name,
         unit=f"vllm@{words.name}.service",
         model=words.model,
-        kind=catalogue(context)[words.model].kind,
+        kind=kind,
         model_path=model.path,
         port=words.port,
         url=f"http://{door_address(context.words.gateway.listen)}:{words.port}",
+        routes=context.words.gateway.routes or kinds.ROUTES[kind],
         served_names=names,
         socket=socket,
         address=address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -91,6 +92,52 @@ def test_curl_lists_models_streams_and_completes(serve):
     assert ANSWER.encode() in run("curl.sh", *base, "complete", "hi").stdout
     assert served.engine.bodies[-1]["prompt"] == "hi"
     assert run("curl.sh", "--url", served.url, "chat", "hi").returncode == 2
+
+
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 800
+
+
+@pytest.mark.parametrize("name", ["openai_image.py", "curl.sh"])
+def test_an_image_travels_inside_the_request(serve, name, tmp_path):
+    served = serve("--api-key=good-key", "--model=tiny", "--token-delay=0")
+    image = tmp_path / "image.png"
+    image.write_bytes(IMAGE)
+    words = ["image"] if name == "curl.sh" else []
+    asked = ["--url", served.url, "--model", "tiny", *words, str(image), ASKED]
+    done = run(name, *asked, key="good-key")
+    assert done.returncode == 0, done.stderr
+    assert ANSWER in done.stdout.decode()
+    image_part, text_part = served.engine.bodies[-1]["messages"][0]["content"]
+    head, _, data = image_part["image_url"]["url"].partition(",")
+    assert (head, base64.b64decode(data)) == ("data:image/png;base64", IMAGE)
+    assert text_part["text"] == ASKED
+
+
+def test_texts_become_vectors(serve):
+    served = serve("--api-key=good-key", "--model=tiny")
+    asked = ["--url", served.url, "天空", "雨"]
+    done = run("openai_embeddings.py", *asked, key="good-key")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[0] == " 1.000  64 numbers  天空"
+    assert served.engine.bodies[-1]["input"] == ["天空", "雨"]
+    shown = run("openai_embeddings.py", "--json", *asked, key="good-key").stdout.decode()
+    assert [json.loads(line)["text"] for line in shown.splitlines()] == ["天空", "雨"]
+    done = run("curl.sh", "--url", served.url, "--model", "tiny", "embed", "雨", key="good-key")
+    assert json.loads(done.stdout)["data"][0]["embedding"]
+
+
+@pytest.mark.parametrize("name", ["openai_image.py", "openai_embeddings.py"])
+def test_the_other_kinds_programs_say_what_is_wrong(serve, name, tmp_path):
+    image = tmp_path / "image.png"
+    words = [str(image), "?"] if name == "openai_image.py" else ["?"]
+    image.write_bytes(IMAGE)
+    done = run(name, "--url", "http://127.0.0.1:9/v1", *words)
+    assert (done.returncode, b"cannot be reached" in done.stderr) == (1, True)
+    done = run(name, "--url", serve("--api-key=good-key").url, *words, key="wrong-key")
+    assert (done.returncode, b"the server refuses" in done.stderr) == (1, True)
+    assert b"wrong-key" not in done.stdout + done.stderr
+    assert b"Exit status: 0 answered" in run(name, "--help").stdout
+    assert run(name, "--nonsense").returncode == 2
 
 
 def test_the_offline_program_asks_in_the_models_form_and_in_order(tmp_path):

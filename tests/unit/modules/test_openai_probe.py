@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import threading
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.standins import engine
+from tests.unit.modules.conftest import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,3 +109,51 @@ def test_a_slow_answer_is_given_up(module: ModuleRunner, start: Any) -> None:
     result = module(base_url=start("--token-delay=5"), model="tiny", timeout=1, fails=True)
     assert "check 'stream'" in result["msg"]
     assert "timed out" in result["msg"].lower()
+
+
+def test_a_model_that_sees_is_shown_an_image(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start(), model="tiny", kind="vision")
+    names = ["health", "models", "completion", "chat", "sampled", "stream", "image"]
+    assert [check["name"] for check in result["checks"]] == names
+
+
+def test_a_server_that_drops_the_image_is_found_out(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start("--blind"), model="tiny", kind="vision", fails=True)
+    assert "check 'image'" in result["msg"]
+    assert "the model was not given the image" in result["msg"]
+
+
+def test_the_image_is_a_png_that_can_be_read(
+    module: ModuleRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = base64.b64decode(load(module.path, monkeypatch).picture())
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    length = struct.unpack(">I", data[33:37])[0]
+    pixels = zlib.decompress(data[41 : 41 + length])
+    assert len(pixels) == height * (1 + 3 * width)
+    # The first pixel has no red and no green; the last has all of both.
+    assert (pixels[1:4], pixels[-3:]) == (bytes([0, 0, 64]), bytes([255, 255, 64]))
+
+
+def test_an_embedding_model_is_asked_for_vectors_alone(module: ModuleRunner, start: Any) -> None:
+    result = module(base_url=start(), model="tiny", kind="embedding")
+    assert [check["name"] for check in result["checks"]] == ["health", "models", "vectors"]
+    assert (result["dimensions"], result["answer"]) == (64, "a vector of 64 numbers")
+    assert result["tokens_per_second"] is None
+
+
+FLAWS = {
+    "nan": "not finite",
+    "nought": "a vector of 2 numbers says nothing",
+    "alike": "two texts have the same vector: 1.0000",
+    "fickle": "another vector when asked again",
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_vectors_that_are_none_are_found_out(module: ModuleRunner, start: Any, flaw: str) -> None:
+    url = start(f"--vectors={flaw}")
+    result = module(base_url=url, model="tiny", kind="embedding", fails=True)
+    assert "check 'vectors'" in result["msg"]
+    assert FLAWS[flaw] in result["msg"]
