@@ -24,6 +24,8 @@ NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 
 WHEEL = bytes(range(256)) * 8000  # 2 MB
+# The outside has another address than the mirror, as it has in life.
+ELSEWHERE = "127.0.0.2"
 PROJECT = "demo/demo-1.0+cpu-py3-none-any.whl"
 
 
@@ -70,12 +72,12 @@ class Outside(http.server.BaseHTTPRequestHandler):
             self.answer(200, b"page " + Outside.version, Content_Type="text/html", Vary="Accept")
         elif self.path.startswith("/index/"):
             # proxpi hands on the whole link of the page, with its checksum.
-            there = f"http://127.0.0.1:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb#sha256=abc"
+            there = f"http://{ELSEWHERE}:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb#sha256=abc"
             self.answer(302, Location=there)
-        elif self.path.startswith("/hop/"):
+        elif "/hop/" in self.path:
             self.answer(307, Location="/files/demo%2Bcpu.whl#sha256=abc")
         elif self.path.startswith("/endless/"):
-            self.answer(302, Location=f"http://127.0.0.1:{port}/endless/x")
+            self.answer(302, Location=f"http://{ELSEWHERE}:{port}/endless/x")
         elif self.path.endswith("repodata.json"):
             self.answer(200, b'{"version": ' + Outside.version + b"}", Set_Cookie="a=b")
         else:
@@ -98,7 +100,7 @@ class Mirror:
 
     def __init__(self, base: Path, files_port: int):
         self.base, self.port = base, free_port()
-        outside = f"http://127.0.0.1:{files_port}"
+        outside = f"http://{ELSEWHERE}:{files_port}"
         text = render(
             "mirror",
             "vllm-mirror.conf.j2",
@@ -107,6 +109,7 @@ class Mirror:
             mirror_max_connections=64,
             mirror_indexes=[{"name": "default", "url": ""}],
             mirror_channels=[{"name": "main", "url": f"{outside}/pkgs/main/"}],
+            mirror_archives=[f"{outside}/debian", f"{outside}/other+repo/x"],
             mirror_found={"nameservers": ["127.0.0.1"], "ipv6": False, "nginx": "1.22.1"},
         )
         text = text.replace("/run/proxpi/default", str(base)).replace("/var/log/nginx", str(base))
@@ -168,7 +171,7 @@ class World:
     """The outside and the mirror; the outside can be taken away."""
 
     def __init__(self, base: Path):
-        self.files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside)
+        self.files = http.server.ThreadingHTTPServer((ELSEWHERE, 0), Outside)
         self.files.daemon_threads = True
         port = int(self.files.server_address[1])
         self.proxpi = UnixServer(str(base / "http.sock"), Outside)
@@ -416,6 +419,11 @@ def test_the_mirror_answers_on_its_own_addresses_only():
         "vllm-mirror.conf.j2",
         mirror_found=found,
         mirror_listen=["192.0.2.7", "2001:db8::7"],
+        mirror_archives=["http://deb.example.com/debian"],
     )
     listens = [line.strip() for line in text.splitlines() if line.strip().startswith("listen ")]
-    assert listens == ["listen 192.0.2.7:8080;", "listen [2001:db8::7]:8080;"]
+    assert set(listens) == {
+        f"listen {address}:8080{words};"
+        for address in ("192.0.2.7", "[2001:db8::7]")
+        for words in ("", " default_server")
+    }

@@ -38,6 +38,7 @@ class MirrorPlan(BaseModel):
     channels: list[Upstream]
     artifacts: list[Artifact]
     snapshots: list[ModelSnapshot]
+    archives: list[str]
     # Where the mirror host's own tools come from; empty means the client's own index.
     tools_index: str
 
@@ -76,6 +77,7 @@ def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Need
             model.model_copy(update={"path": f"{words.root}/models/{name}/{revision}"})
             for (name, revision), model in sorted(snapshots.items())
         ],
+        archives=sorted({url for one in needs.values() for url in one.archives}),
         tools_index=next((one.url for one in indexes if one.name == "default"), ""),
     )
 
