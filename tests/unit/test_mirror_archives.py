@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.unit.test_mirror_site import ELSEWHERE, NGINX, WHEEL, Outside, world_at
+from tests.unit.test_mirror_site import ELSEWHERE, NAME, NGINX, WHEEL, Outside, world_at
 from tests.unit.test_templates import render
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
@@ -27,9 +27,9 @@ def mirror(world):
     return world.mirror
 
 
-def there(path, port=None):
+def there(path, host=ELSEWHERE):
     """What apt writes into the request line when it asks a proxy."""
-    return f"http://{ELSEWHERE}:{port or Outside.port}{path}"
+    return f"http://{host}:{Outside.port}{path}"
 
 
 @pytest.mark.parametrize("path", [DEB, BY_HASH, "/other+repo/x/pool/a.deb"])
@@ -60,14 +60,19 @@ def test_a_redirect_is_followed_for_those_who_cannot(mirror):
 
 def test_what_was_served_is_served_while_the_outside_is_gone_and_after_a_restart(world):
     mirror = world.mirror
-    for path in (DEB, RELEASE):
-        assert mirror.body(there(path)) == WHEEL
+    # One of them by an address, the other by a name, which cannot be resolved then.
+    both = [there(path, host) for host in (ELSEWHERE, NAME) for path in (DEB, RELEASE)]
+    for url in both:
+        assert mirror.body(url) == WHEEL
     time.sleep(2.1)
     world.outside_is_gone()
+    for url in both:
+        assert mirror.body(url) == WHEEL
     mirror.stop()
     mirror.start()
-    for path in (DEB, RELEASE):
-        assert mirror.body(there(path)) == WHEEL
+    for url in both:
+        assert mirror.body(url) == WHEEL
+    assert mirror.status(there("/debian/dists/never-asked", NAME)) >= 500
     assert mirror.status(there("/debian/pool/never-asked.deb")) >= 500
 
 
