@@ -238,6 +238,28 @@ def test_the_mirror_host_passes_on_the_archives_that_its_servers_name_and_no_oth
     assert made.archives == ["http://a.example/debian", "http://b.example/ubuntu"]
 
 
+def test_a_mirror_host_s_record_names_what_it_must_still_have():
+    made = mirror_plan(a=planned(Site(mirror=DOOR)).needs)
+    paths = {file.path for file in made.managed.files}
+    assert {f"/srv/mirror/store/{one.path}" for one in made.artifacts} < paths
+    assert {"/etc/nginx/conf.d/vllm-mirror.conf", "/etc/vllm-mirror/default.env"} < paths
+    assert {"nginx.service", "proxpi@default.service"} <= set(made.managed.units)
+    assert made.receipt["models"][0]["path"] == made.snapshots[0].path
+
+
+def test_whatever_changes_a_mirror_host_makes_another_digest():
+    one = planned(Site(mirror=DOOR)).needs
+    more = one.model_copy(update={"archives": ["http://a.example/debian"]})
+    plans = [
+        mirror_plan(a=one),
+        mirror_plan(a=more),
+        plan_mirror("m", Mirror(), "192.0.2.3", {"a": one}, {"mirror_max_connections": 9}),
+        plan_mirror("m", Mirror(max_gib=7), "192.0.2.3", {"a": one}),
+    ]
+    assert len({plan.digest for plan in plans}) == len(plans)
+    assert mirror_plan(a=one, b=one).digest == plans[0].digest
+
+
 def test_servers_of_different_processors_have_their_installers_beside_each_other():
     arm = planned().needs.installer.model_copy(update={"filename": "other-aarch64.sh"})
     one = planned().needs
