@@ -52,10 +52,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             display.display(f"{site.mirror}: no server is in this run, so it is left as it is")
             return result | {"changed": False, "plan": None}
         try:
-            plan = plan_mirror(site.mirror, site.words, site.address, needs)
+            plan = plan_mirror(
+                site.mirror, site.words, site.address, needs, *self._also(site.mirror, variables)
+            )
         except PlanError as error:
             return result | {"failed": True, "msg": str(error)}
         return result | {"changed": False, "plan": plan.model_dump(mode="json")}
+
+    def _also(self, host: str, variables: dict[str, Any]) -> list[Any]:
+        """What changes the mirror host beside its plan."""
+        hostvars = variables["hostvars"]
+        said = read_host(host, hostvars, self._loader).variables["__role_variables__"]
+        # Where its own packages come from is no part of it.
+        own = {name: said[name] for name in said if name.startswith(("mirror_", "model_"))}
+        asked = [hostvars[one].get("vllm_site_mirror") for one in variables["groups"][GROUP]]
+        facts: dict[str, Any] = next(
+            (one["mirror"] for one in asked if one and one.get("mirror")), {}
+        )
+        named = [facts.get(name) for name in ("nameservers", "ipv6")]
+        return [project_data().code_digest, own, *named]
 
     def _asked(self, host: str, root: str, variables: dict[str, Any]) -> dict[str, Any]:
         """What the mirror host says of itself, on the way to the servers' plans."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,19 @@ from vllm_ansible.plan.wheels import Kept, choose, reasons, to_compile
 from vllm_ansible.schema import Words
 
 STORE = paths.CACHE / "wheels"
-_STATES = ("ordered", "shared", "chosen")
+_STATES = ("ordered", "planned", "shared", "chosen")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """`ordered` returns `builds`, what this host compiles; `shared` returns `wheels`, what the
+    """`ordered` looks at all servers, once for all of them, and returns `waiting`: by host that
+    compiles, the servers that wait for each of its wheels. `planned` returns `builds`, what this
+    host compiles for the servers in its own `waiting`. `shared` returns `wheels`, what the
     controller carries to the mirror host; `chosen` returns `wheel`, the one for this server.
 
     Wheels are kept on the controller, in `.cache/wheels/KEY/`, and on the mirror host.
     """  # noqa: D205
 
-    _VALID_ARGS = frozenset(("state",))
+    _VALID_ARGS = frozenset(("state", "waiting"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -45,23 +48,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if state not in _STATES:
             allowed = ", ".join(_STATES)
             return result | {"failed": True, "msg": f"state: {state!r}; allowed: {allowed}"}
-        orders = _orders(variables)
+        servers = variables["groups"].get(GROUP, [])
         if state == "ordered":
-            return result | self._ordered(orders, variables)
+            return result | self._ordered(_orders(variables, servers), variables)
+        if state == "planned":
+            return result | self._planned(self._task.args.get("waiting") or [], variables)
         if state == "shared":
-            return result | {"changed": False, "wheels": _shared(orders, variables)}
-        return result | self._chosen(orders, variables)
+            shared = _shared(_orders(variables, servers), variables)
+            return result | {"changed": False, "wheels": shared}
+        host = str(variables["inventory_hostname"])
+        return result | self._chosen(host, _orders(variables, [host]), variables)
 
     def _ordered(self, orders: dict[str, WheelOrder], variables: dict[str, Any]) -> dict[str, Any]:
-        """The builds of this host; its facts are asked only when it has any."""
+        """Who compiles, and for whom."""
+        site = read_site(variables["groups"], variables["hostvars"], self._loader)
+        kept = [*_carried(orders), *_mirrored(variables)]
+        waiting: dict[str, list[list[str]]] = {}
+        for who, hosts in to_compile(orders, kept, site.builder).values():
+            waiting.setdefault(who, []).append(hosts)
+        return {"changed": False, "waiting": waiting}
+
+    def _planned(self, groups: list[list[str]], variables: dict[str, Any]) -> dict[str, Any]:
+        """The builds of this host, by its facts."""
         host, hostvars = str(variables["inventory_hostname"]), variables["hostvars"]
         site = read_site(variables["groups"], hostvars, self._loader)
-        kept = [*_carried(orders), *_mirrored(variables)]
-        wanted = to_compile(orders, kept, site.builder)
-        mine = {key: waiting for key, (who, waiting) in wanted.items() if who == host}
-        if not mine:
-            return {"changed": False, "builds": []}
-        asked = [(read_host(w[0], hostvars, self._loader).check().words, w) for w in mine.values()]
+        orders = _orders(variables, [one for group in groups for one in group])
+        asked = [(read_host(w[0], hostvars, self._loader).check().words, w) for w in groups]
         # Behind a mirror host it is the mirror host that was asked what answers.
         urls = {
             url for words, _ in asked if words and not site.door
@@ -96,9 +108,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "store": str(STORE),
         }
 
-    def _chosen(self, orders: dict[str, WheelOrder], variables: dict[str, Any]) -> dict[str, Any]:
+    def _chosen(
+        self, host: str, orders: dict[str, WheelOrder], variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """The wheel for this server: where it lies and its checksum."""
-        host = str(variables["inventory_hostname"])
         order = orders.get(host)
         if order is None:
             return {"changed": False, "wheel": {}}
@@ -119,10 +132,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"changed": False, "wheel": wheel}
 
 
-def _orders(variables: dict[str, Any]) -> dict[str, WheelOrder]:
-    """What the servers of this run need compiled, by host."""
+def _orders(variables: dict[str, Any], servers: Iterable[str]) -> dict[str, WheelOrder]:
+    """What those of the servers that are in this run need compiled, by host."""
     found = {}
-    for host in variables["groups"].get(GROUP, []):
+    for host in servers:
         plan = variables["hostvars"][host].get("vllm_plan")
         if plan and plan["wheel"]:
             found[host] = WheelOrder.model_validate(dict(plan["wheel"]))

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: host_facts
 short_description: Tell what the plan needs to know of a host
 description:
-  - Reads processor, memory, disks, GPUs, C library, systemd and the receipt.
+  - Reads processor, memory, disks, GPUs, C library, systemd, apt's archives and the receipt.
   - Asks which URLs answer.
   - Reads only; it never changes the host, in check mode or out of it.
 options:
@@ -67,12 +67,13 @@ RETURN = r"""
 facts:
   description: >-
     architecture, distribution, distribution_version, glibc, python, systemd (number or null),
+    apt_archives (addresses that apt asks by plain HTTP, without a proxy or a password),
     container, cores (usable ones), numa_nodes, cpu_flags, memory_mib, memory_available_mib,
     missing_users (of those asked about), disk_free_mib (MiB by path), gpus (name, uuid,
-    memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and memory_mib),
-    gpu_driver, gpu_error (why GPUs that may be there cannot be asked), nvidia_devices (NVIDIA's
-    display devices on the PCI bus), reachable (by URL), unreachable (reason by URL), receipt
-    (object or null), receipt_error.
+    memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and
+    memory_mib), gpu_driver, gpu_error (why GPUs that may be there cannot be asked),
+    nvidia_devices (NVIDIA's display devices on the PCI bus), reachable (by URL), unreachable
+    (reason by URL), receipt (object or null), receipt_error.
   returned: always
   type: dict
   sample: {"architecture": "x86_64", "cores": 2, "glibc": "2.36", "memory_mib": 24000}
@@ -89,6 +90,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_apt import archives
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_files import free_bytes, read_json_object
 from ansible.module_utils.vllm_process import run
@@ -333,6 +335,7 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         "glibc": glibc(),
         "python": platform.python_version(),
         "systemd": systemd_version(),
+        "apt_archives": archives(os.environ.get("http_proxy")),
         "container": first_output(["systemd-detect-virt", "--container"]) not in (None, "", "none"),
         "cores": len(os.sched_getaffinity(0)),
         "numa_nodes": max(1, len(nodes)),

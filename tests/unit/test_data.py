@@ -123,8 +123,9 @@ def test_a_lock_has_pins_and_the_hashes_of_their_files(tmp_path):
     assert lock.hashes == {"a-b": [one, two]}
 
 
-def test_a_changed_role_changes_the_code_digest_and_a_readme_does_not(tmp_path):
-    tasks = tmp_path / "roles" / "one" / "tasks"
+@pytest.mark.parametrize("part", ["tasks", "files", "templates", "vars"])
+def test_a_changed_role_changes_the_code_digest_and_a_readme_does_not(tmp_path, part):
+    tasks = tmp_path / "roles" / "one" / part
     tasks.mkdir(parents=True)
     (tasks / "main.yml").write_text("- a", "utf-8")
     before = code_digest(tmp_path)

@@ -24,6 +24,9 @@ NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 
 WHEEL = bytes(range(256)) * 8000  # 2 MB
+# The outside has another address than the mirror, as it has in life.
+ELSEWHERE = "127.0.0.2"
+NAME = "outside.example"
 PROJECT = "demo/demo-1.0+cpu-py3-none-any.whl"
 
 
@@ -70,17 +73,28 @@ class Outside(http.server.BaseHTTPRequestHandler):
             self.answer(200, b"page " + Outside.version, Content_Type="text/html", Vary="Accept")
         elif self.path.startswith("/index/"):
             # proxpi hands on the whole link of the page, with its checksum.
-            there = f"http://127.0.0.1:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb#sha256=abc"
+            there = f"http://{ELSEWHERE}:{port}/hop/demo%2Bcpu.whl?sign=a%2Fb#sha256=abc"
             self.answer(302, Location=there)
-        elif self.path.startswith("/hop/"):
+        elif "/hop/" in self.path:
             self.answer(307, Location="/files/demo%2Bcpu.whl#sha256=abc")
         elif self.path.startswith("/endless/"):
-            self.answer(302, Location=f"http://127.0.0.1:{port}/endless/x")
+            self.answer(302, Location=f"http://{ELSEWHERE}:{port}/endless/x")
         elif self.path.endswith("repodata.json"):
             self.answer(200, b'{"version": ' + Outside.version + b"}", Set_Cookie="a=b")
         else:
             time.sleep(0.3)  # long enough that all clients have come
             self.answer(200, WHEEL, Cache_Control="no-store")
+
+
+class Names(socketserver.BaseRequestHandler):
+    """A name server that knows one name (RFC 1035: the question comes back, with an address)."""
+
+    def handle(self):
+        asked, socket_ = self.request
+        end = asked.index(b"\0", 12) + 5
+        header = asked[:2] + b"\x81\x80" + b"\0\1\0\1\0\0\0\0"
+        answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(ELSEWHERE)
+        socket_.sendto(header + asked[12:end] + answer, self.client_address)
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -96,9 +110,9 @@ def free_port():
 class Mirror:
     """nginx with the rendered configuration, below a directory of its own."""
 
-    def __init__(self, base: Path, files_port: int):
+    def __init__(self, base: Path, files_port: int, names_port: int = 53):
         self.base, self.port = base, free_port()
-        outside = f"http://127.0.0.1:{files_port}"
+        outside = f"http://{ELSEWHERE}:{files_port}"
         text = render(
             "mirror",
             "vllm-mirror.conf.j2",
@@ -106,14 +120,26 @@ class Mirror:
             mirror_root=str(base),
             mirror_max_connections=64,
             mirror_indexes=[{"name": "default", "url": ""}],
-            mirror_channels=[{"name": "main", "url": f"{outside}/pkgs/main/"}],
-            mirror_found={"nameservers": ["127.0.0.1"], "ipv6": False, "nginx": "1.22.1"},
+            mirror_channels=[
+                {"name": "main", "url": f"{outside}/pkgs/main/"},
+                {"name": "named", "url": f"http://{NAME}:{files_port}/pkgs/named"},
+            ],
+            mirror_archives=[
+                f"{outside}/debian",
+                f"{outside}/other+repo/x",
+                f"http://{NAME}:{files_port}/debian",
+            ],
+            mirror_found={
+                "nameservers": [f"127.0.0.1:{names_port}"],
+                "ipv6": False,
+                "nginx": "1.22.1",
+            },
         )
         text = text.replace("/run/proxpi/default", str(base)).replace("/var/log/nginx", str(base))
         self.whole = text
         # The system's certificates take nginx a second to read, for each place that uses them.
         self.text = re.sub(r"proxy_ssl_(trusted|verify)[^;]*;", "", text)
-        self.text = self.text.replace("200 404 5m", "200 404 1s")
+        self.text = self.text.replace("200 404 5m", "200 404 1s").replace("valid=300s", "valid=1s")
         (base / "site.conf").write_text(self.text)
         user = "user root;" if Path("/").owner() == "root" and base.owner() == "root" else ""
         (base / "nginx.conf").write_text(
@@ -168,19 +194,20 @@ class World:
     """The outside and the mirror; the outside can be taken away."""
 
     def __init__(self, base: Path):
-        self.files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outside)
+        self.files = http.server.ThreadingHTTPServer((ELSEWHERE, 0), Outside)
         self.files.daemon_threads = True
         port = int(self.files.server_address[1])
         self.proxpi = UnixServer(str(base / "http.sock"), Outside)
-        for server in (self.files, self.proxpi):
+        self.names = socketserver.ThreadingUDPServer(("127.0.0.1", 0), Names)
+        for server in (self.files, self.proxpi, self.names):
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         Outside.port = port
-        self.mirror = Mirror(base, port)
+        self.mirror = Mirror(base, port, int(self.names.server_address[1]))
         Outside.asked, Outside.fault, Outside.headers_seen = Counter(), None, []
         Outside.version = b"1"
 
     def outside_is_gone(self):
-        for server in (self.files, self.proxpi):
+        for server in (self.files, self.proxpi, self.names):
             server.shutdown()
             server.server_close()
         self.files = self.proxpi = None  # type: ignore[assignment]
@@ -290,7 +317,9 @@ def test_an_old_page_is_better_than_a_refusal(mirror, fault):
 
 def test_all_that_was_served_is_served_while_the_outside_is_gone_and_after_a_restart(world):
     mirror = world.mirror
-    paths = [PAGE, FILE, REPODATA, "/conda/main/noarch/x-1.0-0.tar.bz2"]
+    # The last one's name cannot be resolved any more, which is another way of being gone.
+    named = "/conda/named/noarch/repodata.json"
+    paths = [PAGE, FILE, REPODATA, "/conda/main/noarch/x-1.0-0.tar.bz2", named]
     before = [mirror.body(path) for path in paths]
     assert mirror.status("/pypi/default/simple/missing/") == 404
     time.sleep(2.1)
@@ -416,6 +445,11 @@ def test_the_mirror_answers_on_its_own_addresses_only():
         "vllm-mirror.conf.j2",
         mirror_found=found,
         mirror_listen=["192.0.2.7", "2001:db8::7"],
+        mirror_archives=["http://deb.example.com/debian"],
     )
     listens = [line.strip() for line in text.splitlines() if line.strip().startswith("listen ")]
-    assert listens == ["listen 192.0.2.7:8080;", "listen [2001:db8::7]:8080;"]
+    assert set(listens) == {
+        f"listen {address}:8080{words};"
+        for address in ("192.0.2.7", "[2001:db8::7]")
+        for words in ("", " default_server")
+    }

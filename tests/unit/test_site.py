@@ -179,6 +179,27 @@ def test_debian_s_packages_come_from_the_mirror_host_if_a_bundle_brought_this_re
     assert planned(other).repository == ""
 
 
+ARCHIVES = ["http://a.example/debian", "http://192.0.2.3/own"]
+
+
+def test_a_host_s_own_archives_are_asked_through_the_mirror_host():
+    alone = planned(of={"apt_archives": ARCHIVES})
+    assert (alone.apt_proxy, alone.needs.archives) == ("", ARCHIVES)
+    behind = planned(Site(mirror=DOOR), of={"apt_archives": ARCHIVES})
+    assert behind.apt_proxy == f"http://{DOOR}"
+    # What lies on the mirror host itself is asked there.
+    assert behind.needs.archives == ARCHIVES[:1]
+    # Where bits come from is no reason to touch a host that has them.
+    assert behind.digest == planned(Site(mirror=DOOR)).digest
+
+
+def test_nothing_is_passed_through_where_nothing_can_be_or_a_bundle_has_it():
+    assert planned(Site(mirror=DOOR)).apt_proxy == ""
+    brought = Site(mirror=DOOR, repositories=["debian-12-x86_64"])
+    made = planned(brought, of={"apt_archives": ARCHIVES})
+    assert (made.apt_proxy, made.needs.archives) == ("", [])
+
+
 def test_what_the_mirror_host_holds_is_read_off_its_manifest():
     paths = (
         "installers/m.sh", "pypi/torch/torch/torch-1.whl", "apt/debian-12-x86_64/a.deb",
@@ -208,6 +229,35 @@ def test_what_several_servers_need_is_held_once():
     assert made.snapshots[0].path.startswith("/srv/mirror/models/qwen2.5-0.5b-instruct/")
     assert made.snapshots[0].sources[0]["kind"] == "git-lfs"
     assert made == mirror_plan(b=one)
+
+
+def test_the_mirror_host_passes_on_the_archives_that_its_servers_name_and_no_other():
+    one = planned(Site(mirror=DOOR), of={"apt_archives": ["http://a.example/debian"]}).needs
+    two = planned(Site(mirror=DOOR), of={"apt_archives": ["http://b.example/ubuntu"]}).needs
+    made = mirror_plan(a=one, b=two, c=one)
+    assert made.archives == ["http://a.example/debian", "http://b.example/ubuntu"]
+
+
+def test_a_mirror_host_s_record_names_what_it_must_still_have():
+    made = mirror_plan(a=planned(Site(mirror=DOOR)).needs)
+    paths = {file.path for file in made.managed.files}
+    assert {f"/srv/mirror/store/{one.path}" for one in made.artifacts} < paths
+    assert {"/etc/nginx/conf.d/vllm-mirror.conf", "/etc/vllm-mirror/default.env"} < paths
+    assert {"nginx.service", "proxpi@default.service"} <= set(made.managed.units)
+    assert made.receipt["models"][0]["path"] == made.snapshots[0].path
+
+
+def test_whatever_changes_a_mirror_host_makes_another_digest():
+    one = planned(Site(mirror=DOOR)).needs
+    more = one.model_copy(update={"archives": ["http://a.example/debian"]})
+    plans = [
+        mirror_plan(a=one),
+        mirror_plan(a=more),
+        plan_mirror("m", Mirror(), "192.0.2.3", {"a": one}, {"mirror_max_connections": 9}),
+        plan_mirror("m", Mirror(max_gib=7), "192.0.2.3", {"a": one}),
+    ]
+    assert len({plan.digest for plan in plans}) == len(plans)
+    assert mirror_plan(a=one, b=one).digest == plans[0].digest
 
 
 def test_servers_of_different_processors_have_their_installers_beside_each_other():

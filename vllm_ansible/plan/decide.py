@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from vllm_ansible.plan import engine, gpu, host, install, serving
 from vllm_ansible.plan.context import Context
@@ -94,6 +95,7 @@ def plan_host(
         gateway=_gateway(context, key_fingerprint),
         apt=_apt(words),
         repository=_repository(context),
+        apt_proxy=_apt_proxy(context),
         needs=_needs(context, miniconda, models),
         managed=_managed(release.path, miniconda, instances, words),
         notices=context.notices,
@@ -157,6 +159,7 @@ def _needs(context: Context, miniconda: Miniconda, models: list[ModelSnapshot]) 
         indexes=[Upstream(**one._asdict()) for one in upstream.indexes()],
         channels=[Upstream(**one._asdict()) for one in upstream.channels()],
         models=models,
+        archives=_archives(context),
     )
 
 
@@ -178,6 +181,25 @@ def _repository(context: Context) -> str:
     if name not in context.site.repositories:
         return ""
     return f"http://{context.site.mirror}/apt/{name}/"
+
+
+def _archives(context: Context) -> list[str]:
+    """The archives of Debian packages that the host's apt shall ask through a mirror host."""
+    if _repository(context):
+        return []
+    mirror = urlsplit(f"//{context.site.mirror}").hostname if context.site.mirror else None
+    # What is on the mirror host already is asked there.
+    return [url for url in context.facts.apt_archives if urlsplit(url).hostname != mirror]
+
+
+def _apt_proxy(context: Context) -> str:
+    """Where apt asks for these archives: at the mirror host, if there is one."""
+    archives = _archives(context)
+    if context.site.mirror is None or not archives:
+        return ""
+    proxy = f"http://{context.site.mirror}"
+    context.because("apt_proxy", proxy, f"the mirror host passes on {', '.join(archives)}")
+    return proxy
 
 
 def _managed(

@@ -42,6 +42,8 @@ class HostFacts(BaseModel):
     glibc: str | None = None
     python: str = ""
     systemd: int | None = None
+    # Addresses that apt asks by plain HTTP, without a proxy or a password of the operator's.
+    apt_archives: list[str] = Field(default_factory=list)
     cores: int = 1
     numa_nodes: int = 1
     cpu_flags: list[str] = Field(default_factory=list)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from vllm_ansible.plan.result import ModelSnapshot, PlanError, Upstream
+from vllm_ansible.plan.result import (
+    Managed,
+    ManagedFile,
+    ModelSnapshot,
+    PlanError,
+    Upstream,
+    canonical,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,7 +33,11 @@ class Artifact(BaseModel):
 
 
 class MirrorPlan(BaseModel):
-    """Everything that the role `mirror` is told."""
+    """Everything that the role `mirror` is told, and what is recorded when it has been done.
+
+    `digest` changes with everything that changes the mirror host; `managed` and `receipt` are what
+    the record holds, for a later run to compare the host with.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,11 +49,17 @@ class MirrorPlan(BaseModel):
     channels: list[Upstream]
     artifacts: list[Artifact]
     snapshots: list[ModelSnapshot]
+    archives: list[str]
     # Where the mirror host's own tools come from; empty means the client's own index.
     tools_index: str
+    digest: str = ""
+    managed: Managed = Managed(files=[], links=[], units=[])
+    receipt: dict[str, Any] = Field(default_factory=dict)
 
 
-def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Needs]) -> MirrorPlan:
+def plan_mirror(
+    host: str, words: Mirror, address: str, needs: Mapping[str, Needs], *also: object
+) -> MirrorPlan:
     """Puts together what the servers behind one mirror host need.
 
     Args:
@@ -50,6 +67,7 @@ def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Need
         words: `vllm_mirror`.
         address: Where the servers reach it.
         needs: What each server needs from outside, by its name.
+        also: What else changes the host: the role's code and variables, its name servers.
 
     Raises:
         PlanError: Servers want different things under one name.
@@ -61,7 +79,7 @@ def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Need
         raise PlanError(host, problems)
     installers = {one.installer.filename: one.installer for one in needs.values()}
     snapshots = {(m.name, m.revision): m for one in needs.values() for m in one.models}
-    return MirrorPlan(
+    plan = MirrorPlan(
         listen=[address],
         port=words.port,
         root=words.root,
@@ -76,7 +94,30 @@ def plan_mirror(host: str, words: Mirror, address: str, needs: Mapping[str, Need
             model.model_copy(update={"path": f"{words.root}/models/{name}/{revision}"})
             for (name, revision), model in sorted(snapshots.items())
         ],
+        archives=sorted({url for one in needs.values() for url in one.archives}),
         tools_index=next((one.url for one in indexes if one.name == "default"), ""),
+    )
+    digest = canonical([plan.model_dump(mode="json"), *also])
+    models = [one.model_dump(include={"name", "revision", "path"}) for one in plan.snapshots]
+    return plan.model_copy(
+        update={"digest": digest, "managed": _managed(plan), "receipt": {"models": models}}
+    )
+
+
+def _managed(plan: MirrorPlan) -> Managed:
+    """What the role leaves on the host. The store's other files are its manifest's business."""
+    names = [one.name for one in plan.indexes]
+    files = [
+        "/etc/nginx/conf.d/vllm-mirror.conf",
+        "/etc/systemd/system/nginx.service.d/vllm-mirror.conf",
+        "/etc/systemd/system/proxpi@.service",
+        *(f"/etc/vllm-mirror/{name}.env" for name in names),
+        *(f"{plan.root}/store/{one.path}" for one in plan.artifacts),
+    ]
+    return Managed(
+        files=[ManagedFile(path=path, secret=False) for path in files],
+        links=[],
+        units=["nginx.service", *(f"proxpi@{name}.service" for name in names)],
     )
 
 

@@ -223,13 +223,16 @@ class Needs(_Part):
     indexes: list[Upstream]
     channels: list[Upstream]
     models: list[ModelSnapshot]
+    # Debian's or Ubuntu's, that apt asks by plain HTTP and that a mirror host can pass on.
+    archives: list[str] = Field(default_factory=list)
 
 
 class HostPlan(_Part):
     """Every decision for one host.
 
     `repository` is the Debian repository at the mirror host that apt asks instead of its own, if
-    the mirror host holds one for the host's distribution.
+    the mirror host holds one for the host's distribution. `apt_proxy` is the mirror host's address
+    where apt asks for the archives in `needs` through it.
     """
 
     host: str
@@ -246,6 +249,7 @@ class HostPlan(_Part):
     gateway: GatewayPlan
     apt: list[str]
     repository: str
+    apt_proxy: str
     needs: Needs
     managed: Managed
     receipt: dict[str, Any] = Field(default_factory=dict)
@@ -274,7 +278,8 @@ def plan_digest(plan: HostPlan, *also: Any) -> str:
         mode="json",
         exclude={
             "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
-            "needs": True, "repository": True, "wheel": {"glibc"}, "miniconda": {"urls"},
+            "needs": True, "repository": True, "apt_proxy": True, "wheel": {"glibc"},
+            "miniconda": {"urls"},
             "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
             "models": {"__all__": {"sources", "size_bytes", "parallel", "limit_mib_s"}},
             "instances": {"__all__": {"ready_timeout", "url"}},

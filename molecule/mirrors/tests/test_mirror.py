@@ -56,6 +56,36 @@ def test_the_second_server_got_all_of_it_from_the_mirror_and_nothing_from_outsid
     assert bytes_for(served, "cpu2", "outside") == 0
 
 
+def packages(served, name):
+    """What the mirror did about each Debian package that a server asked for."""
+    asked = [r for r in served if r["client"] == address(name) and r["uri"].endswith(".deb")]
+    return {request["uri"]: request["cache"] for request in asked}
+
+
+def test_debian_s_packages_came_from_outside_once_and_for_the_second_server_not_at_all(served):
+    first, second = (packages(served, name) for name in ("cpu1", "cpu2"))
+    assert any("/nginx_" in uri or "/nginx-" in uri for uri in first)
+    assert set(first.values()) == {"MISS"}
+    assert set(second) == set(first)
+    assert set(second.values()) == {"HIT"}
+
+
+def test_a_server_s_apt_is_as_it_was_but_for_this_project_s_installations():
+    machine_ = machine("cpu2")
+    settings = machine_.check_output("apt-config dump Acquire::http")
+    assert address("store") not in settings
+    assert address("store") in machine_.file("/etc/apt/vllm-mirror.conf").content_string
+
+
+def test_the_mirror_is_no_proxy_to_anywhere_else(store):
+    code = (
+        "import http.client as h; c = h.HTTPConnection('{}', 8080, timeout=9); "
+        "c.request('GET', 'http://{}/anaconda/pkgs/main/noarch/repodata.json'); "
+        "print(c.getresponse().status)"
+    ).format(address("store"), address("origin"))
+    assert store.check_output(f'python3 -c "{code}"') == "404"
+
+
 @pytest.mark.parametrize("name", ["cpu1", "cpu2"])
 def test_a_server_was_served_everything_that_it_asked_for(served, name):
     failed = [r for r in served if r["client"] == address(name) and r["status"] >= 500]
