@@ -12,13 +12,15 @@ from ansible.utils.display import Display
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vllm_ansible.data import project_data
-from vllm_ansible.inventory import GROUP, read_host, read_site, remember_facts
+from vllm_ansible.inventory import GROUP, WEBUI, read_host, read_site, remember_facts
 from vllm_ansible.plan import PlanError
 from vllm_ansible.plan.mirror import plan_mirror
 from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.result import Needs
 
 display = Display()
+# Whose needs the mirror host serves: group, the fact that holds the plan, and what errors call it.
+_PLANS = ((GROUP, "vllm_plan", ""), (WEBUI, "vllm_webui_plan", " (web UI)"))
 _STATES = ("asked", "planned")
 
 
@@ -46,7 +48,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if state == "asked":
             return result | self._asked(site.mirror, site.words.root, variables)
         hostvars = variables["hostvars"]
-        plans = {h: hostvars[h].get("vllm_plan") for h in variables["groups"].get(GROUP, [])}
+        plans = {
+            f"{host}{mark}": hostvars[host].get(name)
+            for group, name, mark in _PLANS
+            for host in variables["groups"].get(group, [])
+        }
         needs = {h: Needs.model_validate(dict(plan["needs"])) for h, plan in plans.items() if plan}
         if not needs:
             display.display(f"{site.mirror}: no server is in this run, so it is left as it is")

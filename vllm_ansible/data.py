@@ -298,10 +298,23 @@ class Lock(_Data):
     hashes: dict[str, list[Sha256]]
 
 
+class WebuiData(_Data):
+    """What the web UI is made of.
+
+    Attributes:
+        lock: Its environment.
+        code: SHA-256 of the files of its own code, by path below its package's folder.
+    """
+
+    lock: Lock = Lock(pins=[], hashes={})
+    code: dict[str, Sha256] = Field(default_factory=dict)
+
+
 class Data(_Data):
     """All that a decision may look up besides the inventory's words and the host's facts.
 
-    `locks` maps (vLLM version, device, Python, source of torch) to what is locked for it.
+    `locks` maps (vLLM version, device, Python, source of torch) to what is locked for it; `webui`
+    is what the web UI is made of.
     `code_digest` changes when what carries the plan out (roles, modules) does: a receipt made by
     other code is no proof that a host is as this code would leave it.
     """
@@ -310,6 +323,7 @@ class Data(_Data):
     mirrors: Mirrors
     models: dict[str, Model]
     locks: dict[tuple[str, str, str, str], Lock]
+    webui: WebuiData = WebuiData()
     code_digest: str = ""
 
 
@@ -366,6 +380,19 @@ def _locks(folder: Path) -> dict[tuple[str, str, str, str], Lock]:
     return found
 
 
+def _webui(folder: Path) -> WebuiData:
+    """Reads the web UI's lock file and code."""
+    code = folder / "vllm_webui"
+    files = sorted(f for f in code.rglob("*") if f.is_file() and f.suffix != ".pyc")
+    return WebuiData(
+        lock=read_lock(folder / "requirements.txt"),
+        code={
+            str(file.relative_to(code)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+        },
+    )
+
+
 def code_digest(project: Path) -> str:
     """A checksum (hex) over the roles and modules that carry a plan out."""
     folders = [f for pattern in _CARRIERS for f in project.glob(pattern)]
@@ -380,8 +407,8 @@ def code_digest(project: Path) -> str:
     return digest.hexdigest()
 
 
-def load_data(folder: Path, locks: Path, digest: str = "") -> Data:
-    """Reads and checks the data in `folder` and the lock files in `locks`.
+def load_data(folder: Path, locks: Path, digest: str = "", webui: Path | None = None) -> Data:
+    """Reads and checks the data in `folder`, the lock files in `locks` and the web UI's folder.
 
     Raises:
         DataError: A file cannot be read or an entry is wrong.
@@ -392,6 +419,7 @@ def load_data(folder: Path, locks: Path, digest: str = "") -> Data:
             mirrors=_read(folder / "mirrors.yml")["vllm_data_mirrors"],
             models=_read(folder / "models.yml")["vllm_data_models"],
             locks=_locks(locks),
+            webui=_webui(webui) if webui else WebuiData(),
             code_digest=digest,
         )
     except KeyError as error:
@@ -403,4 +431,4 @@ def load_data(folder: Path, locks: Path, digest: str = "") -> Data:
 @cache
 def project_data() -> Data:
     """The project's own data."""
-    return load_data(paths.DATA, paths.LOCKS, code_digest(paths.PROJECT))
+    return load_data(paths.DATA, paths.LOCKS, code_digest(paths.PROJECT), paths.WEBUI)

@@ -22,7 +22,18 @@ from jinja2.meta import find_undeclared_variables
 
 from vllm_ansible import paths
 from vllm_ansible.data import project_data
-from vllm_ansible.schema import Checked, Problem, SiteWords, check_host, check_site, masked
+from vllm_ansible.schema import (
+    Checked,
+    Door,
+    Problem,
+    Server,
+    SiteWords,
+    check_host,
+    check_site,
+    check_webui,
+    find_doors,
+    masked,
+)
 from vllm_ansible.schema.check import WORDS, is_secret
 from vllm_ansible.schema.problems import NOTHING, dotted, shown
 
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     from vllm_ansible.schema import Words
 
 GROUP = "vllm"
+WEBUI = "webui"
 
 
 class InventoryError(Exception):
@@ -57,9 +69,16 @@ class HostWords:
 
     def check(self) -> Checked:
         """Checks the words; what could not be read counts as an error too."""
+        return self._checked(check_host)
+
+    def check_webui(self) -> Checked:
+        """As `check`, of a host that has the web UI and is no server."""
+        return self._checked(check_webui)
+
+    def _checked(self, check: Callable[..., Checked]) -> Checked:
         if not self.variables:
             return Checked(None, self.problems)
-        checked = check_host(self.host, self.variables, project_data(), self.sealed)
+        checked = check(self.host, self.variables, project_data(), self.sealed)
         unread = {problem.variable for problem in self.problems}
         others = [one for one in checked.problems if one.variable not in unread]
         problems = sorted({*self.problems, *others})
@@ -99,6 +118,19 @@ class HostWords:
                     token = Path(str(file)).expanduser().read_text(encoding="utf-8").strip()
                 if file or token is not None:
                     yield dotted(["vllm_models", name, "sources", index]), str(token or "")
+
+    def login_fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the passwords of the web UI, by user."""
+        return {user: fingerprint(password) for user, password in self.logins().items()}
+
+    def logins(self) -> dict[str, str]:
+        """The passwords of the web UI, by user; of words that have been checked."""
+        found = {}
+        for login in (self.variables.get("vllm_webui") or {}).get("logins") or []:
+            file = login.get("password_file")
+            text = Path(str(file)).expanduser().read_text("utf-8") if file else login["password"]
+            found[str(login["user"])] = str(text).strip() if file else str(text)
+        return found
 
 
 def fingerprint(secret: str) -> str:
@@ -265,15 +297,85 @@ def read_site(
 
 
 @dataclass
+class WebuiHost:
+    """A host that has the web UI.
+
+    Attributes:
+        words: Its variables.
+        checked: What they say, and what is wrong with them.
+        doors: The instances that it offers.
+        problems: Every error that the servers' own check does not tell.
+    """
+
+    words: HostWords
+    checked: Checked
+    doors: list[Door] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_webui(
+    host: str,
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Any,
+    loader: Any,
+    servers: Mapping[str, Words | None] | None = None,
+) -> WebuiHost:
+    """What an inventory says of a host of the group `webui`.
+
+    Args:
+        host: The host.
+        groups: Ansible's.
+        hostvars: Ansible's.
+        loader: Ansible's.
+        servers: The servers' words where they have been read.
+    """
+    members = list(groups.get(GROUP, []))
+    words = read_host(host, hostvars, loader)
+    here = host in members
+    checked = words.check() if here else words.check_webui()
+    if checked.words is None:
+        return WebuiHost(words, checked, problems=[] if here else checked.problems)
+    known = {}
+    for name in members:
+        read = read_host(name, hostvars, loader)
+        said = (servers or {}).get(name) or read.check().words
+        known[name] = Server(said, str(read.variables.get("__address__", "")))
+    doors, problems = find_doors(host, checked.words.webui, known, here, project_data())
+    return WebuiHost(words, checked, doors, problems)
+
+
+def webui_problems(
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Any,
+    loader: Any,
+    servers: Mapping[str, Words | None],
+) -> list[Problem]:
+    """Every error about the site's web UIs."""
+    hosts = list(groups.get(WEBUI, []))
+    found = [
+        one
+        for host in hosts
+        for one in read_webui(host, groups, hostvars, loader, servers).problems
+    ]
+    said = [name for name in groups.get(GROUP, []) if "vllm_webui" in hostvars.raw_get(name)]
+    if said and not hosts:
+        allowed = f"at least one host, as vllm_webui is said of {said[0]}"
+        found.append(Problem("", f"group {WEBUI}", "no host", allowed))
+    return found
+
+
+@dataclass
 class Inventory:
     """What an inventory says: its servers, and who does what for all of them."""
 
     hosts: list[HostWords]
     site: SiteWords
+    webui: list[Problem] = field(default_factory=list)
 
     def problems(self) -> list[Problem]:
         """Every error of every host and of the site."""
-        return [*(p for host in self.hosts for p in host.check().problems), *self.site.problems]
+        own = [problem for host in self.hosts for problem in host.check().problems]
+        return [*own, *self.site.problems, *self.webui]
 
 
 def read_inventory(
@@ -321,7 +423,7 @@ def read_inventory(
     hostvars = HostVars(inventory=inventory, variable_manager=manager, loader=loader)
     groups = {
         name: [host.name for host in inventory.groups[name].get_hosts()]
-        for name in (GROUP, "mirror", "build")
+        for name in (GROUP, WEBUI, "mirror", "build")
         if name in inventory.groups
     }
     hosts = [read_host(name, hostvars, loader) for name in names]
@@ -331,7 +433,8 @@ def read_inventory(
         name: (found.get(name) or read_host(name, hostvars, loader)).check().words
         for name in groups[GROUP]
     }
-    return Inventory(hosts, read_site(groups, hostvars, loader, servers))
+    site = read_site(groups, hostvars, loader, servers)
+    return Inventory(hosts, site, webui_problems(groups, hostvars, loader, servers))
 
 
 @cache

@@ -94,9 +94,9 @@ def plan_host(
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
         apt=_apt(words),
-        repository=_repository(context),
-        apt_proxy=_apt_proxy(context),
-        needs=_needs(context, miniconda, models),
+        repository=repository_of(context),
+        apt_proxy=apt_proxy_of(context),
+        needs=needs_of(context, miniconda, models),
         managed=_managed(release.path, miniconda, instances, words),
         notices=context.notices,
         reasons=context.reasons,
@@ -147,7 +147,7 @@ def _gateway(context: Context, fingerprint: str | None) -> GatewayPlan:
     )
 
 
-def _needs(context: Context, miniconda: Miniconda, models: list[ModelSnapshot]) -> Needs:
+def needs_of(context: Context, miniconda: Miniconda, models: list[ModelSnapshot]) -> Needs:
     """What must come from outside the site, whoever fetches it."""
     upstream = context.upstream
     return Needs(
@@ -173,7 +173,7 @@ def behind_mirror(context: Context, models: list[ModelSnapshot]) -> list[ModelSn
     return [model.model_copy(update={"sources": [sources[model.name]]}) for model in models]
 
 
-def _repository(context: Context) -> str:
+def repository_of(context: Context) -> str:
     """The Debian repository that the mirror host has of a bundle for the host's distribution."""
     facts = context.facts
     major = facts.distribution_version.split(".")[0]
@@ -192,7 +192,7 @@ def _archives(context: Context) -> list[str]:
     return [url for url in context.facts.apt_archives if urlsplit(url).hostname != mirror]
 
 
-def _apt_proxy(context: Context) -> str:
+def apt_proxy_of(context: Context) -> str:
     """Where apt asks for these archives: at the mirror host, if there is one."""
     archives = _archives(context)
     if context.site.mirror is None or not archives:

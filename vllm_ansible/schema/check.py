@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,10 +26,12 @@ from vllm_ansible.schema.words import (
     Engine,
     Gateway,
     Instance,
+    Login,
     Logs,
     Mirror,
     Model,
     Sources,
+    Webui,
     Words,
 )
 
@@ -47,11 +50,12 @@ WORDS: dict[str, Any] = {
     "vllm_mirror": Mirror,
     "vllm_models": Model,
     "vllm_sources": Sources,
+    "vllm_webui": Webui,
 }
 # What the playbooks and the project's data themselves add to a host's variables.
 INTERNAL = (
     "vllm_build_", "vllm_data_", "vllm_release_", "vllm_plan", "vllm_host", "vllm_receipt",
-    "vllm_site", "vllm_validated",
+    "vllm_site", "vllm_validated", "vllm_webui_plan", "vllm_webui_receipt",
 )  # fmt: skip
 OWNED_ARGUMENTS = {
     "allowed-local-media-path": "vllm_instances[].media_path",
@@ -83,6 +87,7 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
     "media_path": ("vision",),
     "pooling": ("embedding",),
 }
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256
 _MISSPELT = 0.8
 _HIDDEN = "a value that is not shown"
 
@@ -135,6 +140,8 @@ def is_secret(path: Sequence[str | int]) -> bool:
     """Whether the value at a path of a host's variables is a secret by its name."""
     if list(path[:2]) == ["vllm_gateway", "api_key"] or token_path(path):
         return True
+    if path[:1] == ["vllm_webui"] and path[-1:] == ["password"]:
+        return True
     is_env = len(path) == 4 and path[0] == "vllm_instances" and path[2] == "env"  # noqa: PLR2004
     return is_env and bool(SECRET_NAME.search(str(path[3])))
 
@@ -165,6 +172,7 @@ def check_host(
     templates = _templates(check)
     # What it says is used by the mirror host's own plan; here only its words are looked at.
     check.parse(Mirror, ["vllm_mirror"], variables.get("vllm_mirror", {}))
+    webui = _webui(check)
     users = _users(check)
     if engine is not None:
         _engine(check, engine)
@@ -183,8 +191,37 @@ def check_host(
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
         logs=logs, chat_templates=templates, downloads=downloads,
-        conda_users=users, role_variables=roles,
+        conda_users=users, webui=webui, role_variables=roles,
     )  # fmt: skip
+    return Checked(words, [])
+
+
+def check_webui(
+    host: str, variables: Mapping[str, Any], data: Data, sealed: Collection[str] = ()
+) -> Checked:
+    """Checks what the inventory says of a host that has the web UI and is no server.
+
+    Args:
+        host: The host's name in the inventory.
+        variables: Its variables, templated and plain.
+        data: The project's data.
+        sealed: Paths whose values come out of a vault.
+
+    Returns:
+        The words (None when anything is wrong) and every error found.
+    """
+    check = _Check(host, variables, sealed, data)
+    check.problems += check_names(host, variables)
+    sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
+    webui = _webui(check)
+    if sources is not None:
+        _sources(check, sources)
+    _secrets(check)
+    _urls(check)
+    if check.problems or sources is None or webui is None:
+        return Checked(None, sorted(set(check.problems)))
+    roles = variables.get("__role_variables__", {})
+    words = Words(instances=[], sources=sources, webui=webui, role_variables=roles)
     return Checked(words, [])
 
 
@@ -411,19 +448,73 @@ def _gateway(check: _Check, gateway: Gateway) -> None:
 def _key_file(check: _Check, where: Sequence[str | int], given: str) -> None:
     """Refuses a file on the controller that holds no key, or that others can read."""
     path = Path(given).expanduser()
+    allowed = "one line of 16 to 256 characters of A-Z a-z 0-9 . _ ~ + / = - in it"
+    content = _secret_file(check, where, path, "key")
+    if content is not None and not KEY_PATTERN.fullmatch(content):
+        check.refuse(where, str(path), allowed)
+
+
+def _secret_file(check: _Check, where: Sequence[str | int], path: Path, kind: str) -> str | None:
+    """The content of a file with a secret; None, and its error noted, where it cannot be read."""
     try:
         mode = path.stat().st_mode
         content = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        check.refuse(where, f"{path} ({reason})", "a readable file on the controller with the key")
-        return
+        check.refuse(
+            where, f"{path} ({reason})", f"a readable file on the controller with the {kind}"
+        )
+        return None
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         given = f"{path} with mode {stat.S_IMODE(mode):04o}"
         check.refuse(where, given, f"a file that others cannot read: chmod 600 {path}")
-    if not KEY_PATTERN.fullmatch(content):
-        allowed = "one line of 16 to 256 characters of A-Z a-z 0-9 . _ ~ + / = - in it"
-        check.refuse(where, str(path), allowed)
+    return content
+
+
+def _webui(check: _Check) -> Any:
+    """The web UI's words, as far as one host can be asked."""
+    webui: Webui | None = check.parse(Webui, ["vllm_webui"], check.variables.get("vllm_webui", {}))
+    if webui is None:
+        return None
+    for index, login in enumerate(webui.logins):
+        _login(check, ["vllm_webui", "logins", index], login)
+    users = [one.user for one in webui.logins]
+    for index, user in enumerate(users):
+        if user in users[:index]:
+            where = ["vllm_webui", "logins", index, "user"]
+            check.refuse(where, p.shown(user), "a user of its own: the name is there twice")
+    _entry(check, webui)
+    return webui
+
+
+def _entry(check: _Check, webui: Webui) -> None:
+    """Refuses a page that a network can reach and anybody can use, unless that is said."""
+    if webui.logins or webui.open:
+        return
+    remedy = "logins: [{user: ..., password: !vault ...}], or open: true where everybody may use it"
+    far = [one for one in webui.listen if not ip_address(one).is_loopback]
+    if far:
+        check.refuse(["vllm_webui", "listen"], ", ".join(far), f"a loopback address; else {remedy}")
+    if webui.share is not None:
+        check.refuse(["vllm_webui", "share"], "a public link to a page without logins", remedy)
+
+
+def _login(check: _Check, where: list[str | int], login: Login) -> None:
+    if (login.password is None) == (login.password_file is None):
+        both = "password and password_file" if login.password else "neither"
+        check.refuse(where, both, "one of password (out of a vault) and password_file")
+        return
+    if login.password is not None:
+        value: str | None = login.password.get_secret_value()
+        where = [*where, "password"]
+    else:
+        where = [*where, "password_file"]
+        path = Path(str(login.password_file)).expanduser()
+        value = _secret_file(check, where, path, "password")
+    # A vault whose password is not at hand leaves an empty value: there is nothing to look at.
+    if value and not SHORTEST_PASSWORD <= len(value) <= LONGEST_PASSWORD:
+        allowed = f"a password of {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+        check.refuse(where, _HIDDEN, allowed)
 
 
 def _secrets(check: _Check) -> None:
@@ -433,6 +524,11 @@ def _secrets(check: _Check) -> None:
         _sealed(check, ["vllm_gateway", "api_key"], "api_key_file, ")
     for token in _tokens(check.variables.get("vllm_models")):
         _sealed(check, token, "token_file, ")
+    webui = check.variables.get("vllm_webui")
+    logins = webui.get("logins") if isinstance(webui, Mapping) else None
+    for index, login in enumerate(logins if isinstance(logins, list) else []):
+        if isinstance(login, Mapping) and login.get("password") is not None:
+            _sealed(check, ["vllm_webui", "logins", index, "password"], "password_file, ")
     instances = check.variables.get("vllm_instances")
     for index, value in enumerate(instances if isinstance(instances, list) else []):
         env = value.get("env") if isinstance(value, Mapping) else None
@@ -464,7 +560,8 @@ def _sealed(check: _Check, path: Sequence[str | int], other: str) -> None:
 
 
 def _urls(check: _Check) -> None:
-    for name in ("vllm_sources", "vllm_models", "vllm_instances", "vllm_gateway", "vllm_engine"):
+    for name in ("vllm_sources", "vllm_models", "vllm_instances", "vllm_gateway", "vllm_engine",
+                 "vllm_webui"):  # fmt: skip
         _walk_urls(check, [name], check.variables.get(name))
 
 

@@ -76,6 +76,27 @@ def _log_form(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _password_file(value: str) -> str:
+    if not value.startswith(("/", "~/")):
+        raise wrong("an absolute path on the controller, such as ~/.config/vllm/webui_password")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if not value.strip() or len(value) > 80 or re.search(r"[\x00-\x1f]", value):  # noqa: PLR2004
+        raise wrong("one line of 1 to 80 characters")
+    return value
+
+
+def _share(value: Any) -> Any:
+    if value is True:
+        raise wrong(
+            "urls and sha256 of the program that makes the link, {urls: [...], sha256: ...}: "
+            "docs/webui.md says which file it is"
+        )
+    return None if value is False else value
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(NAME, value):
         raise wrong(NAME_HELP)
@@ -214,6 +235,39 @@ class Logs(Word):
     gateway_access: Annotated[Literal["plain", "json", "off"], BeforeValidator(_log_form)] = "plain"
 
 
+class Login(Word):
+    """Somebody who may enter the web UI; the password is in a vault, or in a file here."""
+
+    user: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    password: SecretStr | None = None
+    password_file: Annotated[str, AfterValidator(_password_file)] | None = None
+
+
+class Share(Word):
+    """Where the program of gradio's public links is fetched from, and its checksum."""
+
+    urls: list[Url] = Field(min_length=1)
+    sha256: Sha256
+
+
+class Webui(Word):
+    """The chat in the browser: whose models, at which door, and who may enter."""
+
+    servers: list[str] | None = Field(default=None, min_length=1)
+    listen: list[Annotated[str, AfterValidator(_address)]] = Field(
+        default_factory=lambda: ["127.0.0.1"], min_length=1
+    )
+    port: Port = 7860
+    logins: list[Login] = Field(default_factory=list)
+    open: bool = False
+    title: Annotated[str, AfterValidator(_one_line)] = "vLLM"
+    language: Literal["auto", "en", "zh"] = "auto"
+    system_prompt: Annotated[str, Field(max_length=8000)] = ""
+    answers: Annotated[int, Field(ge=1, le=1024)] = 16
+    memory_mib: Annotated[int, Field(ge=384, le=65536)] = 1024
+    share: Annotated[Share | None, BeforeValidator(_share)] = None
+
+
 class Mirror(Word):
     """The site's mirror host: where others reach it, where it keeps things, and how much.
 
@@ -247,5 +301,6 @@ class Words(Word):
     chat_templates: dict[str, str] = Field(default_factory=dict)
     # The users of the host for whom `conda activate vllm` shall work.
     conda_users: list[str] = Field(default_factory=list)
+    webui: Webui = Webui()
     # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.
     role_variables: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""A chat in the browser with the models of OpenAI-compatible servers."""

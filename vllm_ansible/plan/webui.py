@@ -1,0 +1,307 @@
+"""The plan of a host's web UI: its environment, its settings, its door. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_ansible.plan.context import Context
+from vllm_ansible.plan.decide import apt_proxy_of, needs_of, repository_of
+from vllm_ansible.plan.engine import HTTP_TIMEOUT, MIRROR_TIMEOUT, choose_miniconda
+from vllm_ansible.plan.result import (
+    Environment,
+    Managed,
+    ManagedFile,
+    Miniconda,
+    Needs,
+    Packages,
+    PlanError,
+    canonical,
+)
+from vllm_ansible.plan.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_ansible.data import Data
+    from vllm_ansible.plan.facts import HostFacts
+    from vllm_ansible.schema import Door, Webui, Words
+
+RECEIPT = "/var/lib/vllm/webui.json"
+RELEASES = "/opt/vllm/webui/releases"
+CODE = "/opt/vllm/webui/code"
+SOCKET = "/run/vllm-webui/http.sock"
+UNIT = "vllm-webui.service"
+# The Python that the lock file was made for.
+PYTHON = "3.10"
+# Measured: the environment takes 480 MiB, Miniconda up to 1000.
+DISK_MIB = 1600
+APT = ["ca-certificates", "nginx"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Endpoint(_Part):
+    """One instance that the page offers; `credential` names its server's API key."""
+
+    name: str
+    url: str
+    credential: str
+    vision: bool
+
+
+class Key(_Part):
+    """An API key that the page needs: of which server, and by which name it is given it."""
+
+    credential: str
+    server: str
+    fingerprint: str | None
+
+
+class Tunnel(_Part):
+    """The program of public links: its sources in order, and its checksum."""
+
+    urls: list[str]
+    sha256: str
+    filename: str
+
+
+class WebuiPlan(_Part):
+    """Every decision for one host's web UI.
+
+    Attributes:
+        release: The Python environment.
+        code: The directory of the application's own code; another one for other code.
+        allow: The only addresses that the service may talk to; empty where it has a public link.
+        users: Who may log in.
+        url: Where the page is asked whether it is there, from the host itself.
+    """
+
+    host: str
+    digest: str = ""
+    release: str
+    code: str
+    miniconda: Miniconda
+    environment: Environment
+    packages: Packages
+    endpoints: list[Endpoint]
+    api_keys: list[Key]
+    listen: list[str]
+    port: int
+    url: str
+    settings: dict[str, Any]
+    allow: list[str]
+    users: list[str]
+    memory_mib: int
+    tunnel: Tunnel | None
+    apt: list[str]
+    repository: str
+    apt_proxy: str
+    needs: Needs
+    managed: Managed
+    receipt: dict[str, Any] = Field(default_factory=dict)
+    notices: list[str] = Field(default_factory=list)
+
+
+def plan_webui(
+    words: Words,
+    facts: HostFacts,
+    data: Data,
+    doors: Sequence[Door],
+    *,
+    name: str = "",
+    fingerprints: Mapping[str, str | None] | None = None,
+    logins: Mapping[str, str] | None = None,
+    site: Site | None = None,
+) -> WebuiPlan:
+    """Decides everything for one host's web UI.
+
+    Args:
+        words: What the inventory says of the host, checked.
+        facts: What the host is.
+        data: The project's data.
+        doors: The instances that the page offers.
+        name: The host's name.
+        fingerprints: Of the servers' API keys, where the controller gives them.
+        logins: Fingerprints of the passwords, by user.
+        site: What is known of the site around it.
+
+    Raises:
+        PlanError: The host cannot take it.
+    """
+    context = Context(words=words, facts=facts, data=data, site=site or Site())
+    webui = words.webui
+    packages = _packages(context)
+    identity = canonical([PYTHON, packages.requirements, facts.architecture])[:12]
+    release = f"{RELEASES}/{identity}"
+    code = f"{CODE}/{canonical(data.webui.code)[:12]}"
+    miniconda = choose_miniconda(context)
+    _check(context, release)
+    if context.problems:
+        raise PlanError(name, context.problems)
+    endpoints = [
+        Endpoint(name=one.name, url=one.url, credential=_credential(one.server), vision=one.vision)
+        for one in doors
+    ]
+    plan = WebuiPlan(
+        host=name,
+        release=release,
+        code=code,
+        miniconda=miniconda,
+        environment=Environment(prefix=release, packages=[f"python={PYTHON}", "pip"]),
+        packages=packages,
+        endpoints=endpoints,
+        api_keys=_keys(doors, fingerprints or {}),
+        listen=webui.listen,
+        port=webui.port,
+        url=f"http://{_own_address(webui.listen)}:{webui.port}",
+        settings=_settings(webui, endpoints),
+        allow=[] if webui.share else sorted({_host_of(one.url) for one in endpoints}),
+        users=sorted(one.user for one in webui.logins),
+        memory_mib=webui.memory_mib,
+        tunnel=_tunnel(webui, facts.architecture),
+        apt=APT,
+        repository=repository_of(context),
+        apt_proxy=apt_proxy_of(context),
+        needs=needs_of(context, miniconda, []),
+        managed=_managed(doors, [f"{code}/vllm_webui/{file}" for file in data.webui.code], webui),
+        notices=_notices(webui),
+    )
+    also = [data.code_digest, words.role_variables, dict(logins or {})]
+    return plan.model_copy(
+        update={"digest": _digest(plan, also), "receipt": {"endpoints": [e.url for e in endpoints]}}
+    )
+
+
+def _tunnel(webui: Webui, architecture: str) -> Tunnel | None:
+    """The program of public links, under the name by which the locked gradio looks for it."""
+    if webui.share is None:
+        return None
+    name = {"x86_64": "amd64", "aarch64": "arm64"}.get(architecture, architecture)
+    return Tunnel(
+        urls=webui.share.urls, sha256=webui.share.sha256, filename=f"frpc_linux_{name}_v0.3"
+    )
+
+
+def _packages(context: Context) -> Packages:
+    return Packages(
+        requirements=context.data.webui.lock.pins,
+        hashes=context.data.webui.lock.hashes,
+        locked=True,
+        indexes=[],
+        default_index=context.sources.packages.default_index,
+        find_links=[],
+        http_timeout=HTTP_TIMEOUT if context.site.mirror is None else MIRROR_TIMEOUT,
+        uv=context.data.versions.uv,
+    )
+
+
+def _check(context: Context, release: str) -> None:
+    """Notes what the host lacks."""
+    facts = context.facts
+    free = facts.disk_free_mib.get("/opt")
+    managed = (facts.receipt or {}).get("content", {})
+    if free is not None and not managed and free < DISK_MIB:
+        context.problems.append(
+            f"disk is short: the web UI's environment {release} and Miniconda need {DISK_MIB} MiB "
+            f"in /opt, {free} are free"
+        )
+    pinned = context.data.versions.miniconda
+    version = context.words.sources.miniconda.version or context.data.versions.default_miniconda
+    known = facts.architecture in pinned.get(version, {})
+    if context.words.sources.miniconda.sha256 is None and not known:
+        context.problems.append(
+            f"no checksum is known of Miniconda {version} on {facts.architecture}"
+        )
+
+
+def _credential(server: str) -> str:
+    """The name of a server's API key among the service's credentials."""
+    return f"key-{server}"
+
+
+def _keys(doors: Sequence[Door], fingerprints: Mapping[str, str | None]) -> list[Key]:
+    servers = sorted({one.server for one in doors})
+    return [
+        Key(credential=_credential(one), server=one, fingerprint=fingerprints.get(one))
+        for one in servers
+    ]
+
+
+def _own_address(listen: Sequence[str]) -> str:
+    """An address at which the host itself reaches its door, as a URL writes it."""
+    addresses = [ip_address(one) for one in listen]
+    first = next((one for one in addresses if one.is_loopback), addresses[0])
+    if first.is_unspecified:
+        first = ip_address("::1" if first.version == 6 else "127.0.0.1")  # noqa: PLR2004
+    return f"[{first}]" if first.version == 6 else str(first)  # noqa: PLR2004
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _settings(webui: Webui, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The application's file of settings."""
+    return {
+        "title": webui.title,
+        "language": webui.language,
+        "system_prompt": webui.system_prompt,
+        "endpoints": [one.model_dump(mode="json") for one in endpoints],
+        "socket": SOCKET,
+        "answers": webui.answers,
+        "login": bool(webui.logins),
+        "share_port": webui.port if webui.share else 0,
+    }
+
+
+def _managed(doors: Sequence[Door], code: list[str], webui: Webui) -> Managed:
+    """What the role leaves on the host, for the receipt."""
+    secrets = [f"/etc/vllm-webui/{_credential(one)}" for one in sorted({d.server for d in doors})]
+    secrets += ["/etc/vllm-webui/logins"] if webui.logins else []
+    plain = [
+        "/etc/nginx/conf.d/vllm-webui.conf",
+        f"/etc/systemd/system/{UNIT}",
+        "/etc/vllm-webui/settings.json",
+        *code,
+    ]
+    return Managed(
+        files=[
+            *(ManagedFile(path=path, secret=False) for path in plain),
+            *(ManagedFile(path=path, secret=True) for path in secrets),
+        ],
+        links=[],
+        units=[UNIT, "nginx.service"],
+    )
+
+
+def _notices(webui: Webui) -> list[str]:
+    """What whoever runs it should know."""
+    far = [one for one in webui.listen if not ip_address(one).is_loopback]
+    found = []
+    if webui.open and (far or webui.share):
+        found.append("the web UI is open: whoever reaches it may use the models without a login")
+    if webui.share:
+        found.append(
+            "the web UI has a public link: its traffic passes through gradio's servers, and the "
+            "service may talk to any address"
+        )
+    return found
+
+
+def _digest(plan: WebuiPlan, also: Sequence[Any]) -> str:
+    """The checksum of all that changes the host."""
+    content = plan.model_dump(
+        mode="json",
+        exclude={
+            "host": True, "digest": True, "notices": True, "needs": True, "repository": True, "apt_proxy": True,
+            "receipt": True, "url": True, "miniconda": {"urls"}, "tunnel": {"urls"},
+            "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
+        },
+    )  # fmt: skip
+    return canonical([content, *also])
