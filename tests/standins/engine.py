@@ -90,6 +90,12 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return True
 
+    def refused(self) -> bool:
+        """Tell whether every question is refused; answer so."""
+        if self.engine.options.refuse:
+            self.refuse(self.engine.options.refuse, "refused as it was told to")
+        return bool(self.engine.options.refuse)
+
     def do_GET(self) -> None:
         """Answer /health and the list of models."""
         if self.path == "/health":
@@ -106,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a completion, a chat or a request for vectors."""
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if not self.allowed():
+        if not self.allowed() or self.refused():
             return
         self.engine.requests += 1
         try:
@@ -269,6 +275,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--token-delay", type=float, default=0.01, help="seconds per word")
     parser.add_argument("--cut-after", type=int, help="words after which a stream breaks off")
     parser.add_argument("--error-after", type=int, help="words after which a stream says it died")
+    parser.add_argument("--refuse", type=int, help="status with which each question is refused")
     parser.add_argument("--fail-after", type=int, help="requests after which it is dead")
     parser.add_argument(
         "--exit-after", type=float, help="seconds after which it ends with status 1"

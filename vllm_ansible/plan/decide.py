@@ -185,7 +185,7 @@ def repository_of(context: Context) -> str:
 
 def _archives(context: Context) -> list[str]:
     """The archives of Debian packages that the host's apt shall ask through a mirror host."""
-    if _repository(context):
+    if repository_of(context):
         return []
     mirror = urlsplit(f"//{context.site.mirror}").hostname if context.site.mirror else None
     # What is on the mirror host already is asked there.
