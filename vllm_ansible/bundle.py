@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_ansible.plan.result import (
     Environment,
@@ -15,7 +15,6 @@ from vllm_ansible.plan.result import (
     ModelSnapshot,
     Needs,
     Packages,
-    Release,
     WheelOrder,
     canonical,
 )
@@ -30,19 +29,28 @@ class BundleError(Exception):
     """The plans cannot be carried in one bundle; the message says which and the way out."""
 
 
+class Made(BaseModel):
+    """An environment's name and Python."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    python: str
+
+
 class Carried(BaseModel):
-    """What of a host's plan decides what is carried; it holds no secret."""
+    """What of a host's plan, or of its web UI's, decides what is carried; it holds no secret."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     host: str
     digest: str
-    release: Release
+    release: Made
     miniconda: Miniconda
     environment: Environment
     packages: Packages
-    wheel: WheelOrder | None
-    models: list[ModelSnapshot]
+    wheel: WheelOrder | None = None
+    models: list[ModelSnapshot] = Field(default_factory=list)
     apt: list[str]
     needs: Needs
 

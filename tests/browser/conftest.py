@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from tests.standins import engine
 from vllm_ansible.paths import CACHE, PROJECT, WEBUI
@@ -176,6 +176,9 @@ class Visitor:
     asked: list[str]
     complaints: list[str]
     name: str
+
+    def hear(self, said: ConsoleMessage) -> None:
+        self.complaints.append(said.text)
 
     def visit(self, address: str, *, ready: bool = True) -> Page:
         self.page.set_default_timeout(PATIENCE_S * 1000)

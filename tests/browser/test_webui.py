@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from filter_plugins.logins import hashed_logins
 from vllm_ansible.paths import PROJECT
 
 pytestmark = pytest.mark.browser
+PASSWORD = "correct horse battery"  # noqa: S105 - nobody's
 ANSWER = "The capital of France is Paris."
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True, "is_mobile": True}
@@ -286,11 +288,7 @@ def test_an_address_in_an_answer_is_not_fetched(serve, webui, visitor):
 
 
 def test_whoever_has_an_account_gets_in_and_nobody_else(serve, run_webui, visitor):
-    from tests.unit.webui.test_settings import PASSWORD
-    from tests.unit.webui.test_settings import logins as filter_of
-
-    hashed = filter_of.__wrapped__()({"ada": PASSWORD})
-    someone = visitor()
+    hashed, someone = hashed_logins({"ada": PASSWORD}), visitor()
     webui = run_webui(login=True, credentials={"logins": hashed})
     serve(*webui.ports)
     page = someone.visit(webui.address, ready=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_plan import DATA, ONE, facts
+from vllm_ansible.bundle import select
 from vllm_ansible.plan import PlanError
 from vllm_ansible.plan.mirror import plan_mirror
 from vllm_ansible.plan.site import Site
@@ -183,8 +184,8 @@ def test_embeddings_are_not_talked_to_and_images_go_to_those_that_see():
 
 def test_the_environment_s_name_is_of_all_that_is_in_it():
     plan = planned()
-    assert plan.release.startswith("/opt/vllm/webui/releases/")
-    assert plan.environment.prefix == plan.release
+    assert plan.release.path == f"/opt/vllm/webui/releases/{plan.release.id}"
+    assert plan.environment.prefix == plan.release.path
     names = [pin.split("==")[0] for pin in plan.packages.requirements]
     assert "gradio" in names
     assert set(plan.packages.hashes) == set(names)
@@ -260,3 +261,15 @@ def test_behind_a_mirror_host_everything_comes_from_it():
     assert all(url.startswith("http://192.0.2.3:8080/") for url in plan.miniconda.urls)
     fetched = plan_mirror("m", Mirror(), "192.0.2.3", {"h (web UI)": plan.needs})
     assert [one.name for one in fetched.indexes if one.name == "default"] == ["default"]
+
+
+def test_a_bundle_carries_what_the_page_is_made_of():
+    plan = planned()
+    carried = select([plan.model_dump(mode="json")])
+    (packages, uv) = carried["packages"]
+    assert packages["python"] == plan.release.python
+    assert len(packages["requirements"]) == len(plan.packages.requirements)
+    assert all(" --hash=sha256:" in line for line in packages["requirements"])
+    assert uv["requirements"] == [f"uv=={plan.packages.uv}"]
+    assert carried["environments"][0]["packages"] == plan.environment.packages
+    assert "nginx" in carried["os_packages"]

@@ -37,7 +37,7 @@ SOCKET = "/run/vllm-webui/http.sock"
 UNIT = "vllm-webui.service"
 # The Python that the lock file was made for.
 PYTHON = "3.10"
-# Measured: the environment takes 480 MiB, Miniconda up to 1000.
+# The environment takes about 450 MiB with its Python and byte code, Miniconda up to 1000.
 DISK_MIB = 1600
 APT = ["ca-certificates", "nginx"]
 
@@ -63,6 +63,14 @@ class Key(_Part):
     fingerprint: str | None
 
 
+class Release(_Part):
+    """The page's Python environment; `id` changes with everything in it."""
+
+    id: str
+    path: str
+    python: str
+
+
 class Tunnel(_Part):
     """The program of public links: its sources in order, and its checksum."""
 
@@ -84,7 +92,7 @@ class WebuiPlan(_Part):
 
     host: str
     digest: str = ""
-    release: str
+    release: Release
     code: str
     miniconda: Miniconda
     environment: Environment
@@ -138,10 +146,10 @@ def plan_webui(
     webui = words.webui
     packages = _packages(context)
     identity = canonical([PYTHON, packages.requirements, facts.architecture])[:12]
-    release = f"{RELEASES}/{identity}"
+    release = Release(id=identity, path=f"{RELEASES}/{identity}", python=PYTHON)
     code = f"{CODE}/{canonical(data.webui.code)[:12]}"
     miniconda = choose_miniconda(context)
-    _check(context, release)
+    _check(context, release.path)
     if context.problems:
         raise PlanError(name, context.problems)
     endpoints = [
@@ -153,7 +161,7 @@ def plan_webui(
         release=release,
         code=code,
         miniconda=miniconda,
-        environment=Environment(prefix=release, packages=[f"python={PYTHON}", "pip"]),
+        environment=Environment(prefix=release.path, packages=[f"python={PYTHON}", "pip"]),
         packages=packages,
         endpoints=endpoints,
         api_keys=_keys(doors, fingerprints or {}),

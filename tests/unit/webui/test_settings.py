@@ -1,13 +1,12 @@
 """What the unit gives the page: settings and credentials, refused where they are wrong."""
 
-import importlib.util
 import json
 
 import pytest
 from vllm_webui.login import allowed, matches
 from vllm_webui.settings import SettingsError, read_keys, read_logins, read_settings
 
-from vllm_ansible.paths import PROJECT
+from filter_plugins.logins import hashed_logins
 
 GIVEN = {
     "endpoints": [{"name": "a", "url": "http://127.0.0.1:8000/v1", "credential": "key-a"}],
@@ -24,16 +23,6 @@ def settings(tmp_path):
         return read_settings(file)
 
     return read
-
-
-@pytest.fixture(scope="module")
-def logins():
-    """The filter that makes what the page reads."""
-    file = PROJECT / "filter_plugins" / "logins.py"
-    spec = importlib.util.spec_from_file_location("logins", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FilterModule().filters()["hashed_logins"]
 
 
 def test_settings_are_read(settings):
@@ -77,8 +66,8 @@ def test_a_page_with_logins_and_no_account_does_not_start(settings, tmp_path):
     assert read_logins(settings(), None) == {}
 
 
-def test_the_right_password_and_no_other_opens(logins):
-    stored = json.loads(logins({"ada": PASSWORD}))
+def test_the_right_password_and_no_other_opens():
+    stored = json.loads(hashed_logins({"ada": PASSWORD}))
     assert allowed(stored, "ada", PASSWORD)
     assert not allowed(stored, "ada", PASSWORD + "x")
     assert not allowed(stored, "eve", PASSWORD)
@@ -87,10 +76,10 @@ def test_the_right_password_and_no_other_opens(logins):
     assert PASSWORD not in stored["ada"]
 
 
-def test_a_hash_stays_while_the_password_does(logins):
-    first = logins({"ada": PASSWORD})
-    assert logins({"ada": PASSWORD}, first) == first
-    other = json.loads(logins({"ada": PASSWORD + "2", "eve": PASSWORD}, first))
+def test_a_hash_stays_while_the_password_does():
+    first = hashed_logins({"ada": PASSWORD})
+    assert hashed_logins({"ada": PASSWORD}, first) == first
+    other = json.loads(hashed_logins({"ada": PASSWORD + "2", "eve": PASSWORD}, first))
     assert other["ada"] != json.loads(first)["ada"]
-    assert json.loads(logins({"ada": PASSWORD}))["ada"] != json.loads(first)["ada"]
-    assert logins({}, "no json") == "{}"
+    assert json.loads(hashed_logins({"ada": PASSWORD}))["ada"] != json.loads(first)["ada"]
+    assert hashed_logins({}, "no json") == "{}"
