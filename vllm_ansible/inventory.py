@@ -344,6 +344,14 @@ def read_webui(
     return WebuiHost(words, checked, doors, problems)
 
 
+def _speaks(hostvars: Any, host: str) -> bool:
+    """Whether a host's variables name the web UI; what cannot be read is told elsewhere."""
+    try:
+        return "vllm_webui" in hostvars.raw_get(host)
+    except AnsibleError:
+        return False
+
+
 def webui_problems(
     groups: Mapping[str, Sequence[str]],
     hostvars: Any,
@@ -357,8 +365,8 @@ def webui_problems(
         for host in hosts
         for one in read_webui(host, groups, hostvars, loader, servers).problems
     ]
-    said = [name for name in groups.get(GROUP, []) if "vllm_webui" in hostvars.raw_get(name)]
-    if said and not hosts:
+    said = [] if hosts else [one for one in groups.get(GROUP, []) if _speaks(hostvars, one)]
+    if said:
         allowed = f"at least one host, as vllm_webui is said of {said[0]}"
         found.append(Problem("", f"group {WEBUI}", "no host", allowed))
     return found

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.test_plan import DATA, ONE, facts
 from vllm_ansible.bundle import select
+from vllm_ansible.inventory import read_inventory
 from vllm_ansible.plan import PlanError
 from vllm_ansible.plan.mirror import plan_mirror
 from vllm_ansible.plan.site import Site
@@ -273,3 +274,44 @@ def test_a_bundle_carries_what_the_page_is_made_of():
     assert uv["requirements"] == [f"uv=={plan.packages.uv}"]
     assert carried["environments"][0]["packages"] == plan.environment.packages
     assert "nginx" in carried["os_packages"]
+
+
+# -- inventories ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """Return a function that reads an inventory and tells what is wrong with it."""
+
+    def read(groups: str, variables: str = "") -> list[str]:
+        folder = tmp_path / "inventory"
+        (folder / "group_vars").mkdir(parents=True, exist_ok=True)
+        hosts = (
+            "all: {children: {vllm: {hosts: {one: {ansible_host: 192.0.2.11}}}" + groups + "}}\n"
+        )
+        (folder / "hosts.yml").write_text(hosts)
+        said = "vllm_instances: [{name: a, model: qwen2.5-0.5b-instruct}]\n"
+        (folder / "group_vars" / "vllm.yml").write_text(said)
+        (folder / "group_vars" / "all.yml").write_text(variables or "{}\n")
+        return [str(one) for one in read_inventory(folder).problems()]
+
+    return read
+
+
+def test_a_web_ui_beside_its_server_is_group_membership_alone(problems):
+    assert problems(", webui: {hosts: {one: {}}}") == []
+
+
+def test_words_without_a_host_to_carry_them_out_are_refused(problems):
+    (problem,) = problems("", "vllm_webui: {port: 81}\n")
+    assert problem.startswith("group webui: given no host; allowed at least one host")
+
+
+def test_a_host_of_its_own_is_checked_with_all_others(problems):
+    found = problems(", webui: {hosts: {talk: {}}}", "vllm_webui: {listen: [192.0.2.7]}\n")
+    assert any(one.startswith("talk: vllm_webui.listen: given 192.0.2.7") for one in found)
+    (problem,) = problems(", webui: {hosts: {talk: {}}}")
+    assert problem.startswith("one: vllm_gateway.listen: given 127.0.0.1; allowed an address at")
+    assert problems(
+        ", webui: {hosts: {talk: {}}}", "vllm_gateway: {listen: [127.0.0.1, 192.0.2.11]}\n"
+    ) != [problem]
