@@ -481,7 +481,7 @@ def _webui(check: _Check) -> Any:
     users = [one.user for one in webui.logins]
     for index, user in enumerate(users):
         if user in users[:index]:
-            where = ["vllm_webui", "logins", index, "user"]
+            where: list[str | int] = ["vllm_webui", "logins", index, "user"]
             check.refuse(where, p.shown(user), "a user of its own: the name is there twice")
     _entry(check, webui)
     return webui

@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("settings", type=Path, help="file of settings, JSON")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Which server was asked, and when, is no news.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     credentials = Path(folder) if folder else None
     try:
