@@ -87,7 +87,11 @@ def answer(parse: Any, line: list[str]) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value as JSON has it; what JSON has not, as text."""
-    return json.loads(json.dumps(value, default=str))
+
+    def inside(other: Any) -> Any:
+        return vars(other) if hasattr(other, "__dict__") else str(other)
+
+    return json.loads(json.dumps(value, default=inside))
 
 
 def main() -> None:

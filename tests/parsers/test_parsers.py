@@ -66,16 +66,20 @@ def test_the_parser_takes_what_the_plan_says_and_as_it_was_meant(parser, number)
         assert same(answer["values"][flag.replace("-", "_")], value), flag
 
 
+# What `--max-model-len auto` is read as.
+LONGEST = -1
+
+
 def same(got: Any, meant: Any) -> bool:
     """Whether a parser understood a value: as it is, as text, or as JSON."""
-    if got == meant or str(got) == str(meant):
+    if got == meant or str(got) == str(meant) or (meant, got) == ("auto", LONGEST):
         return True
     if isinstance(meant, str) and meant.startswith("{"):
         return all(same((got or {}).get(name), value) for name, value in json.loads(meant).items())
     if isinstance(meant, str) and "=" in meant:
         name, _, value = meant.partition("=")
         return same(got.get(name), value)
-    return isinstance(got, dict) and isinstance(meant, dict) and meant.items() <= got.items()
+    return False
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.version)

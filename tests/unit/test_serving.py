@@ -442,3 +442,12 @@ def test_options_that_count_tokens_are_no_secrets():
     assert "looks like a secret" in refused(
         {**TEXT, "extra_args": {"hf-token": "x"}}, version="0.6.3.post1"
     )
+
+
+def test_a_mapping_is_written_as_json_which_every_version_reads():
+    """0.11.0 makes Python's text of a mapping in its file, and no version reads one in a list."""
+    spoken = {"method": "ngram", "num_speculative_tokens": 3}
+    extra = {"speculative-config": spoken, "lora-modules": [{"name": "a", "path": "/b"}]}
+    told = config({**TEXT, "extra_args": extra})
+    assert json.loads(told["speculative-config"]) == spoken
+    assert json.loads(told["lora-modules"][0]) == {"name": "a", "path": "/b"}

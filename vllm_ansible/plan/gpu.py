@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,7 +63,17 @@ def branch_of(driver: str) -> int:
 
 def arguments(words: Instance) -> dict[str, object]:
     """What the inventory says in `extra_args`, by the flags' own names."""
-    return {name.lstrip("-").replace("_", "-"): value for name, value in words.extra_args.items()}
+    return {
+        name.lstrip("-").replace("_", "-"): _as_text(value)
+        for name, value in words.extra_args.items()
+    }
+
+
+def _as_text(value: object) -> object:
+    """A mapping as JSON: the `--config` file of 0.11.0, and every version's lists, want it so."""
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def span_of(words: Instance) -> int:
