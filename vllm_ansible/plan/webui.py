@@ -308,7 +308,8 @@ def _digest(plan: WebuiPlan, also: Sequence[Any]) -> str:
         mode="json",
         exclude={
             "host": True, "digest": True, "notices": True, "needs": True, "repository": True,
-            "apt_proxy": True, "receipt": True, "url": True, "miniconda": {"urls"}, "tunnel": {"urls"},
+            "apt_proxy": True, "receipt": True, "url": True, "miniconda": {"urls"},
+            "tunnel": {"urls"},
             "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
         },
     )  # fmt: skip
