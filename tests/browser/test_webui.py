@@ -225,7 +225,7 @@ def test_it_speaks_the_browsers_language_until_it_is_told_another(serve, webui, 
 
     def labels():
         found = page.locator("#ask textarea").get_attribute("placeholder") or ""
-        for part in ("#settings > button", "#again", "#new", "#model label"):
+        for part in ("#settings > button", "#again", "#new", "#model"):
             found += page.locator(part).first.inner_text()
         return found
 

@@ -307,9 +307,9 @@ def _digest(plan: WebuiPlan, also: Sequence[Any]) -> str:
     content = plan.model_dump(
         mode="json",
         exclude={
-            "host": True, "digest": True, "notices": True, "needs": True, "receipt": True,
-            "repository": True, "apt_proxy": True, "url": True,
-            "miniconda": {"urls"}, "tunnel": {"urls"},
+            "host": True, "digest": True, "notices": True, "needs": True, "repository": True,
+            "apt_proxy": True, "receipt": True, "url": True, "miniconda": {"urls"},
+            "tunnel": {"urls"},
             "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
         },
     )  # fmt: skip
