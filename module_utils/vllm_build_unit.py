@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ ALIVE = ("active", "activating", "deactivating", "reloading", "refreshing")
 STEP = re.compile(rb"^\s*\[(\d+)/(\d+)\]", re.MULTILINE)
 # What ninja says above the command and the output of a step that failed; pip indents it.
 STEP_FAILED = re.compile(r"\s*FAILED: ")
-TAIL_BYTES = 256 << 10
 # What the rest of the system keeps while a build runs, in MiB.
 RESERVE_MIB = 512
 SCRIPT = """
@@ -104,12 +102,11 @@ def jobs_for(cores: int, memory: int, per_job: int) -> int:
     return max(1, min(cores, fitting))
 
 
-def tail_of(path: Path, size: int = TAIL_BYTES) -> bytes:
-    """Return the last bytes of a file; nothing when it is not there."""
+def text_since(path: Path, offset: int) -> bytes:
+    """Return what a file has from a byte on; nothing when it is not there."""
     try:
         with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - size))
+            stream.seek(offset)
             return stream.read()
     except FileNotFoundError:
         return b""
@@ -165,11 +162,9 @@ def observe(places: Places, unit: str, lines: int) -> dict[str, Any]:
     """Return how far a build is: phase, reason, steps, seconds, and the log's end if it failed."""
     phase, reason = phase_of(places, unit)
     state = read_json_object(places.state) or {}
-    offset = int(state.get("log_offset", 0))
-    text = tail_of(places.log)
-    size = places.log.stat().st_size if places.log.exists() else 0
-    # Only what this start has printed: an earlier one may have come further.
-    text = text[-(size - offset) :] if size > offset else b""
+    # Only what this start has printed: an earlier one may have come further. All of it, 2 MB for the
+    # whole of vLLM, as the steps are followed by thousands of lines about packing.
+    text = text_since(places.log, int(state.get("log_offset", 0)))
     result = read_json_object(places.result) or {}
     until = result.get("ended", time.time())
     return {
