@@ -162,8 +162,8 @@ def observe(places: Places, unit: str, lines: int) -> dict[str, Any]:
     """Return how far a build is: phase, reason, steps, seconds, and the log's end if it failed."""
     phase, reason = phase_of(places, unit)
     state = read_json_object(places.state) or {}
-    # Only what this start has printed: an earlier one may have come further. All of it (2 MB for the
-    # whole of vLLM), as the steps are followed by thousands of lines about packing.
+    # Only what this start has printed: an earlier one may have come further. All of it (2 MB for
+    # the whole of vLLM), as the steps are followed by thousands of lines about packing.
     text = text_since(places.log, int(state.get("log_offset", 0)))
     result = read_json_object(places.result) or {}
     until = result.get("ended", time.time())
