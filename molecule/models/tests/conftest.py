@@ -130,7 +130,7 @@ def store():
 
 def state(host, path):
     """What a directory holds: names, sizes, inodes, times, owners, modes, and every byte."""
-    listing = host.check_output(f"find {path} -printf '%P %s %i %T@ %C@ %U %m\\n' | sort")
+    listing = host.check_output(f"find {path} -printf '%P %s %i %T@ %U %m\\n' | sort")
     return listing, host.check_output(f"find {path} -type f -exec sha256sum {{}} + | sort")
 
 
