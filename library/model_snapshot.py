@@ -238,6 +238,7 @@ attempts:
   elements: dict
 """
 
+import contextlib
 import os
 import posixpath
 import re
@@ -279,6 +280,8 @@ MARGIN = 64 << 20  # bytes left free besides the model's
 FULL = 1 << 20  # a disk with fewer free bytes is full
 MANIFEST_FORMAT = 1
 INDEX = ".index.json"
+# What git, git-lfs, the hubs' clients and plain servers say to those without a token.
+REFUSED = r"Authentication failed|Authorization error|could not read Username|\b40[13]\b"
 
 
 def manifest_path(path: Path) -> Path:
@@ -404,6 +407,13 @@ def bytes_below(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def way_in(said: dict[str, Any], error: HostError) -> str:
+    """Return what to do about a source that lets nobody in without a token."""
+    if said["credential"] or not re.search(REFUSED, error.message):
+        return ""
+    return "; if the model is gated, give the source a `token` or `token_file`"
+
+
 class Download:
     """The fetching of one snapshot into its partial directory."""
 
@@ -441,7 +451,7 @@ class Download:
             except HostError as error:
                 if "free_bytes" in error.details:  # no other source makes the disk larger
                     raise
-                attempts.append({"url": said["url"], "error": error.message})
+                attempts.append({"url": said["url"], "error": error.message + way_in(said, error)})
             else:
                 found = {"source": said["url"], "proof": proof, "files": described(contents)}
                 return found, attempts
@@ -495,7 +505,9 @@ class Download:
         """Take what the clients of a run that was killed have left, of whichever source."""
         missing = self.store.missing(contents)
         for said in self.params["sources"]:
-            self.store.keep(self.source(said, None).begun(missing), missing)
+            # Another source's address may be one that cannot be used; its turn to say so comes.
+            with contextlib.suppress(HostError):
+                self.store.keep(self.source(said, None).begun(missing), missing)
 
     def obtain(self, source: Source, contents: dict[str, Content]) -> None:
         """Have contents in the store, each proved, and give each damaged one a second chance.

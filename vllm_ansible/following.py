@@ -46,28 +46,24 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Holds a first Ctrl-C back until the block has seen it; a second one ends the run at once.
+    """Holds the signals back that end a run, until the block has ended what it began on the host.
 
-    Ansible ends its workers by a signal that leaves no time to end anything on the host. When the
-    block is left after such a signal, the worker ends by it as Ansible wants.
+    Ansible tells its workers of a Ctrl-C by one signal and ends them by another right after it.
+    When the block is left, the worker ends by the first one, as Ansible wants.
     """
     seen = Interruption()
     before = {number: signal.getsignal(number) for number in _ENDING}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def remember(number: int, _: object) -> None:
-        seen.number = number
-        restore()
+        seen.number = seen.number or number
 
     for number in _ENDING:
         signal.signal(number, remember)
     try:
         yield seen
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if seen.number is not None:
             os.kill(os.getpid(), seen.number)
 

@@ -85,7 +85,7 @@ def fetching(seen: Mapping[str, Any]) -> str:
         return f"{amount(total or done)} are here and are proved"
     share = f" of {amount(total)} ({100 * done // total} %)" if total else ""
     words = [f"{amount(done)}{share} from {where}"]
-    if seen.get("rate") is not None:
+    if seen.get("rate"):
         words.append(f"{amount(seen['rate'])}/s")
     if seen.get("left") is not None:
         words.append(f"about {clock(seen['left'])} left")

@@ -8,20 +8,45 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.test_origin_artefacts import FAULTS
 from vllm_ansible.paths import PROJECT
 from vllm_ansible.progress import heard
 from vllm_ansible.provisioning import ProvisionError, TaskEvent, provision
 
 REVISION = "1" * 40
-WEIGHTS = os.urandom(1 << 20) * 16  # four seconds from a calm source
+WEIGHTS = os.urandom(1 << 20) * 16
+
+
+class Source(BaseHTTPRequestHandler):
+    """Serves a model's weights; the second half comes when it is let go."""
+
+    go: threading.Event
+
+    def do_GET(self) -> None:
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        said = {"size": len(WEIGHTS), "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
+        manifest = {"format": 1, "revision": REVISION, "files": {"model.safetensors": said}}
+        weights = bytes(len(WEIGHTS)) if self.path.startswith("/wrong/") else WEIGHTS
+        content = json.dumps(manifest).encode() if self.path.endswith(".json") else weights
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        half = max(start, len(content) // 2)
+        self.wfile.write(content[start:half])
+        if content is weights:
+            self.go.wait(300)
+        self.wfile.write(content[half:])
+
+    def log_message(self, *_: object) -> None:
+        """Nobody wants to know."""
 
 
 class Site:
@@ -29,12 +54,12 @@ class Site:
 
     def __init__(self, tmp_path: Path, port: int) -> None:
         self.tmp, self.models, self.jobs = tmp_path, tmp_path / "models", tmp_path / "jobs"
-        self.base = f"http://127.0.0.1:{port}/fault"
+        self.base = f"http://127.0.0.1:{port}"
         self.inventory = tmp_path / "hosts.ini"
         here = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
         self.inventory.write_text(f"here {here}\n")
 
-    def book(self, *kinds: str, **words: Any) -> Path:
+    def book(self, *kinds: str) -> Path:
         """Writes a playbook that fetches from sources of these kinds."""
         name = f"{self.models}/tiny/{REVISION}"
         said: dict[str, Any] = {
@@ -46,7 +71,6 @@ class Site:
             ],
             "progress": f"{self.models}/tiny/.{REVISION}.progress.json",
             "jobs": str(self.jobs),
-            **words,
         }
         task = {"name": "Fetch", "model_snapshot": said, "register": "fetched"}
         show = {"name": "Show", "ansible.builtin.debug": {"var": "fetched"}}
@@ -55,10 +79,16 @@ class Site:
         path.write_text(json.dumps([play]))
         return path
 
-    def run(self, *kinds: str, check: bool = False, **words: Any) -> list[TaskEvent]:
+    def run(self, *kinds: str, check: bool = False) -> list[TaskEvent]:
+        """Fetches; the source goes on when it was heard that half of it is here."""
         events: list[TaskEvent] = []
-        book = self.book(*kinds, **words)
-        provision(self.inventory, playbook=book, check=check, on_event=events.append)
+
+        def hear(event: TaskEvent) -> None:
+            events.append(event)
+            if "(50 %)" in event.message:
+                Source.go.set()
+
+        provision(self.inventory, playbook=self.book(*kinds), check=check, on_event=hear)
         return events
 
     @property
@@ -68,49 +98,45 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    served = tmp_path / "www/tiny" / REVISION
-    served.mkdir(parents=True)
-    (served / "model.safetensors").write_bytes(WEIGHTS)
-    said = {"size": len(WEIGHTS), "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
-    manifest = {"format": 1, "revision": REVISION, "files": {"model.safetensors": said}}
-    served.with_name(f"{REVISION}.json").write_text(json.dumps(manifest))
-    command = [sys.executable, str(FAULTS), str(tmp_path / "www"), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield Site(tmp_path, int(process.stdout.readline()))
-        process.kill()
+    Source.go = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Source)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Site(tmp_path, server.server_port)
+    Source.go.set()
+    server.shutdown()
+    server.server_close()
 
 
 def told(events: list[TaskEvent]) -> list[str]:
     return [event.message for event in events if event.kind == "progress"]
 
 
-def test_progress_has_bytes_share_rate_and_time_left(site: Site) -> None:
-    events = site.run("calm")
+def test_progress_is_told_while_the_work_goes_on(site: Site) -> None:
+    events = site.run("good")
     assert site.weights.read_bytes() == WEIGHTS
-    [first, *_] = [event for event in events if event.kind == "progress" and "%" in event.message]
-    assert (first.host, first.task, first.stage) == ("here", "Fetch", "Models")
-    assert first.message.startswith("model tiny: ")
-    assert f"of {len(WEIGHTS) / 1e6:.1f} MB (" in first.message
-    assert any("MB/s, about" in line and line.endswith(" s left") for line in told(events))
+    half = next(event for event in events if "(50 %)" in event.message)
+    assert (half.kind, half.host, half.task, half.stage) == ("progress", "here", "Fetch", "Models")
+    assert half.message.startswith("model tiny: 8.39 MB of 16.8 MB (50 %) from 127.0.0.1:")
     assert [event.kind for event in events if event.task == "Fetch"][-1] == "changed"
     assert not list(site.jobs.iterdir())
-    again = site.run("calm")
+    again = site.run("good")
     assert not told(again)
     assert [event.kind for event in again if event.task == "Fetch"][-1] == "ok"
 
 
 def test_check_mode_begins_nothing(site: Site) -> None:
-    events = site.run("calm", check=True)
+    events = site.run("good", check=True)
     assert [event.kind for event in events if event.task == "Fetch"][-1] == "changed"
     assert not site.jobs.exists()
     assert not site.models.exists()
 
 
 def test_a_failure_and_a_source_that_was_left_are_the_module_s_own_words(site: Site) -> None:
+    Source.go.set()
     with pytest.raises(ProvisionError, match="could not be had from any of 1 sources"):
         site.run("wrong")
-    site.run("wrong", "calm")
+    site.run("wrong", "good")
     assert site.weights.read_bytes() == WEIGHTS
 
 
@@ -118,7 +144,7 @@ def test_a_failure_and_a_source_that_was_left_are_the_module_s_own_words(site: S
 def test_an_interrupted_run_ends_what_it_began_on_the_host(
     site: Site, number: signal.Signals
 ) -> None:
-    argv = [sys.executable, "-m", "ansible", "playbook", str(site.book("calm"))]
+    argv = [sys.executable, "-m", "ansible", "playbook", str(site.book("good"))]
     argv += ["-i", str(site.inventory)]
     # As on a terminal: Ansible's output is written when it comes.
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -126,13 +152,13 @@ def test_an_interrupted_run_ends_what_it_began_on_the_host(
         argv, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
         assert run.stdout is not None
-        assert any(heard(line) and "%" in line for line in run.stdout)
+        assert any(heard(line) and "(50 %)" in line for line in run.stdout)
         [job] = site.jobs.iterdir()
         work = json.loads((job / "job.json").read_text())["pid"]
         run.send_signal(number)
-        assert run.wait(20) != 0
+        assert run.wait(120) != 0
         # One that was killed cannot end anything; its worker notices.
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while Path(f"/proc/{work}").exists() and time.monotonic() < until:
             time.sleep(0.1)
     assert not Path(f"/proc/{work}").exists()
@@ -140,5 +166,6 @@ def test_an_interrupted_run_ends_what_it_began_on_the_host(
     assert not site.weights.exists()
     # The next run goes on.
     assert list((site.models / "tiny").glob(f".{REVISION}.partial"))
-    site.run("calm")
+    Source.go.set()
+    site.run("good")
     assert site.weights.read_bytes() == WEIGHTS

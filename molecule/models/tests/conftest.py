@@ -61,7 +61,7 @@ def snapshot(name, *sources, root=TRIES, **words):
     """Variables of fetch.yml for one model on the first server."""
     said = {"name": name, "revision": REVISION, "path": f"{root}/{name}/{REVISION}"}
     item = {**said, "sources": list(sources), "files": MODEL["files"], **words}
-    return {"fetch_host": "cpu1", "fetch_root": root, "fetch_snapshot": item}
+    return {"fetch_root": root, "fetch_snapshot": item}
 
 
 def fetch(name, *sources, on_progress=None, variables=None, **words):
@@ -76,7 +76,9 @@ def fetch(name, *sources, on_progress=None, variables=None, **words):
 
     words = {**snapshot(name, *sources, **words), **(variables or {})}
     try:
-        provision(INVENTORY, playbook=HERE / "fetch.yml", extra_vars=words, on_event=hear)
+        provision(
+            INVENTORY, playbook=HERE / "fetch.yml", limit="cpu1", extra_vars=words, on_event=hear
+        )
     except ProvisionError as error:
         tried.failed = error.message
     return tried
@@ -87,7 +89,8 @@ def fetching(folder, variables, *options):
     """An `ansible-playbook` that fetches, and its output line by line."""
     said = folder / "variables.json"
     said.write_text(json.dumps(variables))
-    argv = ["ansible-playbook", str(HERE / "fetch.yml"), "-i", str(INVENTORY), "-e", f"@{said}"]
+    argv = ["ansible-playbook", str(HERE / "fetch.yml"), "-i", str(INVENTORY), "--limit=cpu1"]
+    argv += ["-e", f"@{said}"]
     with subprocess.Popen(
         [*argv, *options],
         stdout=subprocess.PIPE,
@@ -127,7 +130,7 @@ def store():
 
 def state(host, path):
     """What a directory holds: names, sizes, inodes, times, owners, modes, and every byte."""
-    listing = host.check_output(f"find {path} -printf '%P %s %i %T@ %C@ %U %m\\n' | sort")
+    listing = host.check_output(f"find {path} -printf '%P %s %i %T@ %U %m\\n' | sort")
     return listing, host.check_output(f"find {path} -type f -exec sha256sum {{}} + | sort")
 
 

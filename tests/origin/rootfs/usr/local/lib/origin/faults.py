@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 # Without ranges, as bad mirrors are: the connection ends half-way, the file does, nothing comes,
 # one bit is another, an LFS pointer stands in the file's place, the last large file is missing.
 SPOILT = ("cut", "short", "slow", "wrong", "stub", "missing")
-# With ranges: the second half never comes, at a measured pace, for those who show a token.
+# With ranges: what is half-way is cut and from then on forbidden, at a measured pace, for those who
+# show a token.
 RANGED = ("vanish", "calm", "gated")
 KINDS = (*SPOILT, *RANGED)
 TOKEN = "hf_OnlyForTheLabAndNeverInAnyLog"  # noqa: S105  # of the gated repository, which is a stand-in
@@ -125,10 +126,9 @@ class Faults(BaseHTTPRequestHandler):
         start = int(wanted) if wanted.isdigit() else 0
         end = size // 2 if kind == "vanish" and path.suffix != ".json" else size
         self.close_connection = end < size
-        if start >= end and start:
-            if end == size:
-                self._begin(416, 0)
-            return  # a source that is gone says nothing
+        if start >= end > 0:
+            self._refuse(416 if end == size else 403)
+            return
         if start:
             self._begin(206, size - start, f"bytes {start}-{size - 1}/{size}")
         else:
