@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from vllm_ansible import paths
 from vllm_ansible.data import DataError, code_digest, load_data, project_data, read_lock
+from vllm_ansible.schema.models import check_model
 from vllm_ansible.versions import problems
 
 # Beside a torch for CPU they break `import transformers`.
@@ -27,6 +29,37 @@ def test_names_in_the_data_are_sorted():
     assert list(models) == sorted(models)
     profiles = read("mirrors.yml")["profiles"]
     assert list(profiles) == sorted(profiles)
+
+
+def test_the_catalogue_of_models_is_whole():
+    for name, model in project_data().models.items():
+        assert list(check_model(model)) == [], name
+        urls = [source.url for source in model.sources]
+        assert all(url.startswith("https://") for url in urls), name
+        assert len({(one.kind, one.url) for one in model.sources}) == len(urls), name
+        # Data has no secrets, and a place on a host is no catalogue's business.
+        assert not any(one.token or one.token_file for one in model.sources), name
+        assert {one.kind for one in model.sources} <= {"git-lfs", "huggingface", "modelscope"}
+        # A hub whose commit is not known is asked for what is known, and for nothing else.
+        pinned = [one for one in model.sources if one.branch is None]
+        assert pinned, name
+        assert all(re.fullmatch(r"[0-9a-f]{40}", one.revision or model.revision) for one in pinned)
+
+
+def test_the_catalogues_manifests_are_complete_and_chosen():
+    for name, model in project_data().models.items():
+        if not model.files:
+            continue
+        assert list(model.files) == sorted(model.files), name
+        assert "config.json" in model.files, name
+        assert any(file.endswith(".safetensors") for file in model.files), name
+        assert all(
+            any(fnmatch(file, pattern) for pattern in model.include) for file in model.files
+        ), name
+        shards = {re.search(r"-of-(\d+)\.", file) for file in model.files}
+        wanted = max((int(one[1]) for one in shards if one), default=0)
+        assert len([one for one in shards if one]) == wanted, name
+        assert ("model.safetensors.index.json" in model.files) == bool(wanted), name
 
 
 def test_miniconda_installers_are_sorted_and_whole():
