@@ -94,4 +94,7 @@ def run(
                 program=argv[0],
                 timeout=timeout,
             ) from error
+        except BaseException:  # whoever ends us means what we started too
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return Finished(process.returncode, output, errors)
