@@ -238,6 +238,7 @@ attempts:
   elements: dict
 """
 
+import contextlib
 import os
 import posixpath
 import re
@@ -495,7 +496,9 @@ class Download:
         """Take what the clients of a run that was killed have left, of whichever source."""
         missing = self.store.missing(contents)
         for said in self.params["sources"]:
-            self.store.keep(self.source(said, None).begun(missing), missing)
+            # Another source's address may be one that cannot be used; its turn to say so comes.
+            with contextlib.suppress(HostError):
+                self.store.keep(self.source(said, None).begun(missing), missing)
 
     def obtain(self, source: Source, contents: dict[str, Content]) -> None:
         """Have contents in the store, each proved, and give each damaged one a second chance.

@@ -120,6 +120,8 @@ class HubSource(Source):  # type: ignore[misc]
             file = self.files / name
             if not file.is_file() or file.is_symlink():
                 wrong.append(f"{name}: it did not come")
+            elif listed.blob is None:
+                wrong.append(f"{name}: the hub tells no checksum of it; name it in `files`")
             elif file.stat().st_size != listed.size or blob_id(file) != listed.blob:
                 file.unlink()
                 wrong.append(f"{name}: other bytes than the hub says")
@@ -261,6 +263,7 @@ class HuggingFaceSource(HubSource):
             "HF_TOKEN": self.token or "",
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0" if self.token else "1",
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DOWNLOAD_TIMEOUT": str(SILENCE),

@@ -146,8 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "a token is needed"}, 401)
         elif path.startswith("/git/"):
             self._git(path)
-        elif path.startswith("/static/") and self.site.static:
-            self._bytes((self.site.static / path.removeprefix("/static/")).read_bytes())
+        elif path.startswith("/static/"):
+            self._static(path.removeprefix("/static/"))
         elif path.startswith("/api/v1/models/"):
             self._modelscope(path.removeprefix("/api/v1/models/"))
         elif path.startswith("/api/models/"):
@@ -261,6 +261,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json({"error": "no such file"}, 404)
 
+    # A plain server, as a site's mirror host is one
+
+    def _static(self, path: str) -> None:
+        assert self.site.static
+        file = self.site.static / path
+        large = file.is_file() and file.stat().st_size >= LARGE
+        if not file.is_file() or (large and self.site.gone):
+            self._json({"error": "no such file"}, 404)
+        else:
+            self._bytes(file.read_bytes(), cut=self.site.cut if large else None)
+
     # What all of them use
 
     def _send_on(self, path: str, head: dict[str, str]) -> None:
@@ -313,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:
                 self.close_connection = True
                 return
-            if self.path.startswith("/cdn/"):
+            if self.path.startswith(("/cdn/", "/static/")):
                 self.asked.sent += len(sent[begin : begin + step])
         if len(sent) < len(part):
             self.wfile.flush()
