@@ -68,8 +68,8 @@ class LfsRepository:
         argv += ["-c", "filter.lfs.smudge=", "-c", "filter.lfs.process="]
         argv += ["-c", "filter.lfs.required=false", "-c", "http.lowSpeedLimit=1000"]
         argv += ["-c", "http.lowSpeedTime=60", "-c", "gc.auto=0"]
-        # After these the next source is asked: git-lfs' own eight take a minute.
-        argv += ["-c", "lfs.transfer.maxretries=4"]
+        # By default eight times, a minute in all, before the next source has its turn.
+        argv += ["-c", "lfs.transfer.maxretries=5", "-c", "lfs.transfer.maxretrydelay=5"]
         argv += ["-c", f"lfs.concurrenttransfers={self.order.parallel}", *self.words, *words]
         env = {
             "GIT_TERMINAL_PROMPT": "0",

@@ -200,10 +200,16 @@ class HubSource(Source):  # type: ignore[misc]
         try:
             return json.loads(read_url(url, SILENCE, ANSWER_LIMIT, self.token))
         except TROUBLE as error:
-            hint = ""
-            if getattr(error, "code", 0) in {401, 403}:
-                hint = "; the model may be gated: give the source a token"
-            raise HostError(f"{urlsplit(url).netloc}: {explain(error)}{hint}") from error
+            raise HostError(self.refusal(error)) from error
+
+    def refusal(self, error: Exception) -> str:
+        """Return why the hub did not answer, with the way out."""
+        hint = {
+            401: "; the model may be gated: give the source a token",
+            403: "; the token's owner must have been granted access to the model",
+            404: f"; is there a commit {self.revision} of {self.repository}?",
+        }.get(getattr(error, "code", 0), "")
+        return f"{self.endpoint}: {explain(error)}{hint}"
 
 
 class HuggingFaceSource(HubSource):
@@ -235,19 +241,11 @@ class HuggingFaceSource(HubSource):
                 entries = json.loads(answer.read(ANSWER_LIMIT))
                 link = answer.headers.get("Link") or ""
         except TROUBLE as error:
-            raise HostError(self._refusal(error)) from error
+            raise HostError(self.refusal(error)) from error
         if not isinstance(entries, list):
             raise HostError(f"{self.endpoint} lists no files of {self.repository}")
         match = re.search(r'<([^>]+)>;\s*rel="next"', link)
         return entries, match.group(1) if match else None
-
-    def _refusal(self, error: Exception) -> str:
-        hint = {
-            401: "; the model may be gated: give the source a token",
-            403: "; the token's owner must have been granted access to the model",
-            404: f"; is there a commit {self.revision} of {self.repository}?",
-        }.get(getattr(error, "code", 0), "")
-        return f"{self.endpoint}: {explain(error)}{hint}"
 
     def command(self, names: list[str]) -> list[str]:
         """Return the command of `hf`."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.standins.hubs import Hubs
 from tests.unit.test_plan import facts
-from tests.unit.test_schema import COMMIT, MODEL, ONE, check, lines
+from tests.unit.test_schema import COMMIT, ONE, SOURCE, check, lines
 from vllm_ansible import paths
 from vllm_ansible.data import project_data
 from vllm_ansible.plan import PlanError, plan_host
@@ -38,7 +38,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (model({**HUB, "sha256": "0" * 64}), "sources[0].sha256", "for an archive"),
     (model({**HUB, "branch": "master"}), "sources[0].branch", "a commit in revision, or files"),
     (model({**HUB, "branch": "m", "revision": COMMIT}, **FILES), "sources[0].branch", "nothing"),
-    (model({**MODEL["sources"][0], "branch": "m"}, **FILES), "sources[0].branch", "for hugging"),
+    (model({**SOURCE, "branch": "m"}, **FILES), "sources[0].branch", "for hugging"),
     (model({**HUB, "branch": "--x"}, **FILES), "sources[0].branch", "text that matches"),
     (model({**HUB, "kind": "torrent"}), "sources[0].kind", "'huggingface'"),
     (model(HUB, size_bytes=0, **FILES), "size_bytes", "add up to, 1"),
@@ -155,7 +155,7 @@ def test_bounds_of_downloads_reach_each_snapshot_and_no_digest():
 
 
 def test_a_limit_that_no_source_can_hold_is_refused_with_the_way_out():
-    words = {**model(HUB, MODEL["sources"][0]), "vllm_downloads": {"limit_mib_s": 5}}
+    words = {**model(HUB, SOURCE), "vllm_downloads": {"limit_mib_s": 5}}
     with pytest.raises(PlanError, match=r"git-lfs, huggingface alone.*archive, files"):
         planned(words)
 
