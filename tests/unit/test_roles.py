@@ -7,6 +7,7 @@ import yaml
 
 from vllm_ansible.cli.role_docs import render
 from vllm_ansible.paths import PROJECT
+from vllm_ansible.plan.result import ModelSnapshot
 
 ROLES = sorted(path.parent.parent for path in PROJECT.glob("roles/*/meta/main.yml"))
 
@@ -55,3 +56,10 @@ def test_task_files_stay_short(role):
         if (lines := len(path.read_text().splitlines())) > 75
     }
     assert long == {}
+
+
+@pytest.mark.parametrize("role", ["model", "mirror"])
+def test_the_roles_that_fetch_models_take_the_plans_snapshots_as_they_are(role):
+    specs = yaml.safe_load((PROJECT / "roles" / role / "meta/argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"][f"{role}_snapshots"]["options"]
+    assert set(options) == set(ModelSnapshot.model_fields)
