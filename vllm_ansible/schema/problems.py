@@ -58,7 +58,10 @@ def shown(value: Any) -> str:
 def suggestion(given: str, known: Iterable[str]) -> str:
     """A did-you-mean and the list of what is known."""
     names = sorted(known)
-    close = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.6)
+    given = given.lower()
+    # A name begun and not ended is meant more often than another, shorter one.
+    begun = sorted(name for name in names if given and name.startswith(given))
+    close = begun[:1] or difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}known: {', '.join(names)}"
 
