@@ -16,7 +16,18 @@ from vllm_ansible.plan.serving import door_address
 from vllm_ansible.schema import check_host
 
 FACTS = Path(__file__).parent / "facts"
-DATA = project_data()
+
+
+def unsized(data: Data) -> Data:
+    """The data without what its models weigh: a test that this matters to says it itself."""
+    light = {
+        name: model.model_copy(update={"files": {}, "size_bytes": None})
+        for name, model in data.models.items()
+    }
+    return data.model_copy(update={"models": light})
+
+
+DATA = unsized(project_data())
 ONE = {"name": "a", "model": "qwen2.5-0.5b-instruct"}
 TWO = [ONE, {**ONE, "name": "b", "port": 8001}]
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
