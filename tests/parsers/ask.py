@@ -8,6 +8,7 @@ the others through the parser of `python -m vllm.entrypoints.openai.api_server`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -30,7 +31,7 @@ def serve_parser() -> Any:
 
     def noted(self: Any, subparsers: Any) -> Any:
         parser = subparser_init(self, subparsers)
-        options[:] = sorted(parser._option_string_actions)
+        options[:] = own_options(parser)
         return parser
 
     # What comes after parsing and its checks: the server's start.
@@ -46,6 +47,19 @@ def serve_parser() -> Any:
     return parse, options
 
 
+def own_options(parser: Any) -> list[str]:
+    """The options that were meant, without the opposites that a switch brings along.
+
+    0.33.0 makes --disable-x of --enable-x, also where there was a --disable-x of another meaning.
+    """
+    found = []
+    for option, action in parser._option_string_actions.items():
+        switch = isinstance(action, argparse.BooleanOptionalAction)
+        if not switch or option.lstrip("-").replace("-", "_") == action.dest:
+            found.append(option)
+    return sorted(found)
+
+
 def server_parser() -> Any:
     """The same of the server's module."""
     from vllm.entrypoints.openai import cli_args
@@ -58,7 +72,7 @@ def server_parser() -> Any:
     else:
         parser = cli_args.make_arg_parser()
         check = None
-    options = sorted(parser._option_string_actions)
+    options = own_options(parser)
 
     def parse(line: list[str]) -> Any:
         args = parser.parse_args(line)

@@ -23,6 +23,8 @@ CACHE = paths.CACHE / "parsers"
 # The one that all of these versions run on.
 PYTHON = "3.11"
 TORCH = "2.13.0"
+# The wheel of orjson 3.13.0 for that Python.
+ORJSON = "89bcf2d4bc6c9a7e1763c8cf534f38712e66b76a0fefda7fb7785462f0d635e4"
 # Large, and not imported by the parsers: kernels, compilers, what few models or clusters use.
 LEFT_OUT = (
     "cmake", "cupy", "flashinfer", "intel-", "llvmlite", "numba", "nvidia-", "pandas", "pyarrow",
@@ -42,11 +44,13 @@ class Parser:
         version: The version.
         lock: The version and device of the lock file that its imports come from.
         needs: What it imports of that which is left out.
+        beside: What it imports that the lock does not have, in pip's format with hashes.
     """
 
     version: str
     lock: tuple[str, str]
     needs: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -63,7 +67,7 @@ class Parser:
         version, device = self.lock
         source = "cpu-index" if device == "cpu" else "default-index"
         lock = read_lock(paths.LOCKS / f"vllm-{version}-{device}-py{PYTHON}-{source}.txt")
-        lines = []
+        lines = [f"{one}\n" for one in self.beside]
         for pin in lock.pins:
             name = pin.split("==")[0]
             if not name.startswith(LEFT_OUT) or name in self.needs:
@@ -144,12 +148,12 @@ def run(*words: str) -> None:
 
 
 # 0.33.0 is not among the supported versions (versions.yml says why): its own requirements cannot be
-# met. Those of 0.32.0 are enough for its parser.
+# met. Those of 0.32.0 and orjson are enough for its parser.
 PARSERS = [
     Parser("0.5.0.post1", ("0.5.0.post1", "gpu"), needs=("triton",)),
     Parser("0.6.3.post1", ("0.6.3.post1", "cpu")),
     Parser("0.11.0", ("0.11.0", "cpu")),
     Parser("0.31.0", ("0.31.0", "cpu")),
     Parser("0.32.0", ("0.32.0", "cpu")),
-    Parser("0.33.0", ("0.32.0", "cpu")),
+    Parser("0.33.0", ("0.32.0", "cpu"), beside=(f"orjson==3.13.0 --hash=sha256:{ORJSON}",)),
 ]

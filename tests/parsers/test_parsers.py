@@ -12,7 +12,7 @@ import pytest
 from packaging.version import Version
 
 from tests.parsers.cases import CASES, Case, data_for, line, one, plan
-from tests.parsers.environment import PARSERS, Parser, run
+from tests.parsers.environment import PARSERS, EnvironmentFailedError, Parser, run
 from vllm_ansible.plan import PlanError
 
 if TYPE_CHECKING:
@@ -33,9 +33,27 @@ def asked(version: str) -> list[tuple[str, Case]]:
     ]
 
 
-@cache
-def heard(parser: Parser) -> tuple[list[str], list[tuple[InstancePlan, dict[str, Any]]]]:
+Heard = tuple[list[str], list[tuple["InstancePlan", dict[str, Any]]]]
+
+
+def heard(parser: Parser) -> Heard:
     """The options that a version's parser has, and its answers; asked once, in one process."""
+    found = _heard(parser)
+    if isinstance(found, EnvironmentFailedError):
+        raise found
+    return found
+
+
+@cache
+def _heard(parser: Parser) -> Heard | EnvironmentFailedError:
+    try:
+        return _ask(parser)
+    except EnvironmentFailedError as error:
+        # Kept as well: what takes a minute to fail is not tried again for each question.
+        return error
+
+
+def _ask(parser: Parser) -> Heard:
     parser.make()
     plans = [plan(parser.version, device, case.instance) for device, case in asked(parser.version)]
     with TemporaryDirectory() as name:
