@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vllm_ansible.inventory import GROUP, no_servers, read_host, read_site, webui_problems
+from vllm_ansible.inventory import GROUP, no_servers, read_host, read_site, read_webuis
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problems = [problem for one in checked.values() for problem in one.problems]
         words = {host: one.words for host, one in checked.items()}
         problems += read_site(variables["groups"], hostvars, self._loader, words).problems
-        problems += webui_problems(variables["groups"], hostvars, self._loader, words)
+        problems += read_webuis(variables["groups"], hostvars, self._loader, words)[1]
         if problems:
             count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
             lines = [str(problem) for problem in problems]

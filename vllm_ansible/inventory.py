@@ -352,24 +352,21 @@ def _speaks(hostvars: Any, host: str) -> bool:
         return False
 
 
-def webui_problems(
+def read_webuis(
     groups: Mapping[str, Sequence[str]],
     hostvars: Any,
     loader: Any,
     servers: Mapping[str, Words | None],
-) -> list[Problem]:
-    """Every error about the site's web UIs."""
+) -> tuple[list[WebuiHost], list[Problem]]:
+    """The site's web UIs, and every error about them."""
     hosts = list(groups.get(WEBUI, []))
-    found = [
-        one
-        for host in hosts
-        for one in read_webui(host, groups, hostvars, loader, servers).problems
-    ]
+    found = [read_webui(host, groups, hostvars, loader, servers) for host in hosts]
+    problems = [problem for one in found for problem in one.problems]
     said = [] if hosts else [one for one in groups.get(GROUP, []) if _speaks(hostvars, one)]
     if said:
         allowed = f"at least one host, as vllm_webui is said of {said[0]}"
-        found.append(Problem("", f"group {WEBUI}", "no host", allowed))
-    return found
+        problems.append(Problem("", f"group {WEBUI}", "no host", allowed))
+    return found, problems
 
 
 @dataclass
@@ -378,12 +375,13 @@ class Inventory:
 
     hosts: list[HostWords]
     site: SiteWords
-    webui: list[Problem] = field(default_factory=list)
+    webuis: list[WebuiHost] = field(default_factory=list)
+    webui_problems: list[Problem] = field(default_factory=list)
 
     def problems(self) -> list[Problem]:
         """Every error of every host and of the site."""
         own = [problem for host in self.hosts for problem in host.check().problems]
-        return [*own, *self.site.problems, *self.webui]
+        return [*own, *self.site.problems, *self.webui_problems]
 
 
 def read_inventory(
@@ -442,7 +440,7 @@ def read_inventory(
         for name in groups[GROUP]
     }
     site = read_site(groups, hostvars, loader, servers)
-    return Inventory(hosts, site, webui_problems(groups, hostvars, loader, servers))
+    return Inventory(hosts, site, *read_webuis(groups, hostvars, loader, servers))
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.test_plan import DATA, ONE, facts
 from vllm_ansible.bundle import select
+from vllm_ansible.cli.plan import shown_page
 from vllm_ansible.inventory import read_inventory
 from vllm_ansible.plan import PlanError
 from vllm_ansible.plan.mirror import plan_mirror
@@ -315,3 +316,11 @@ def test_a_host_of_its_own_is_checked_with_all_others(problems):
     assert problems(
         ", webui: {hosts: {talk: {}}}", "vllm_gateway: {listen: [127.0.0.1, 192.0.2.11]}\n"
     ) != [problem]
+
+
+def test_the_plan_says_where_the_page_is_and_what_it_offers(problems, tmp_path):
+    assert problems(", webui: {hosts: {one: {}}}") == []
+    (page,) = [shown_page(one) for one in read_inventory(tmp_path / "inventory").webuis]
+    assert page["urls"] == ["http://127.0.0.1:7860"]
+    assert page["offers"] == {"one/a": "http://127.0.0.1:8000/v1"}
+    assert (page["users"], page["public_link"]) == ([], False)

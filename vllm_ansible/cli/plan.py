@@ -17,12 +17,13 @@ from rich.table import Table
 
 from vllm_ansible import paths
 from vllm_ansible.data import DataError, project_data
-from vllm_ansible.inventory import Inventory, InventoryError, facts_file, read_inventory
+from vllm_ansible.inventory import Inventory, InventoryError, WebuiHost, facts_file, read_inventory
 from vllm_ansible.plan import HostFacts, HostPlan, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
 from vllm_ansible.plan.facts import ASSUMED
 from vllm_ansible.plan.site import Site
 from vllm_ansible.plan.unit import words as argv
+from vllm_ansible.schema import Webui
 from vllm_ansible.schema.words import SECRET_OPTION
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -63,20 +64,23 @@ def main(
     Exit status: 0 planned, 1 the inventory or a host is refused, 2 wrong usage.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    pages: list[dict[str, Any]] = []
     try:
         read = read_inventory(inventory, limit, vault_password_file)
         refused = [str(problem) for problem in read.problems()]
         if facts == "live" and not refused:
             _ask_hosts(inventory, limit, vault_password_file)
         results, shortages = ([], refused) if refused else _plan_all(read, inventory, facts)
+        pages = [] if refused else [shown_page(one) for one in read.webuis]
     except InventoryError as error:
         results, shortages = [], [str(problem) for problem in error.problems]
     except DataError as error:
         results, shortages = [], [str(error)]
     if as_json:
-        _print_json(results, shortages)
+        _print_json(results, pages, shortages)
     else:
         _print_tables(results)
+        _print_pages(pages)
     for line in shortages:
         errors.print(f"[red]error:[/red] {escape(line)}")
     if shortages:
@@ -175,12 +179,37 @@ def _without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_json(results: list[Planned], shortages: list[str]) -> None:
+def shown_page(one: WebuiHost) -> dict[str, Any]:
+    """A web UI as JSON: where it is, whose models it offers, who may enter."""
+    webui = Webui() if one.checked.words is None else one.checked.words.webui
+    names = [f"[{address}]" if ":" in address else address for address in webui.listen]
+    return {
+        "host": one.words.host,
+        "urls": [f"http://{name}:{webui.port}" for name in names],
+        "offers": {door.name: door.url for door in one.doors},
+        "users": [login.user for login in webui.logins],
+        "public_link": webui.share is not None,
+    }
+
+
+def _print_pages(pages: list[dict[str, Any]]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for page in pages:
+        users = ", ".join(page["users"]) or "whoever reaches it"
+        offers = ", ".join(page["offers"])
+        link = ", and whoever has its public link" if page["public_link"] else ""
+        console.print(f"web UI on {page['host']}: {', '.join(page['urls'])}")
+        console.print(f"  offers {escape(offers)}; for {users}{link}")
+
+
+def _print_json(results: list[Planned], pages: list[dict[str, Any]], shortages: list[str]) -> None:
     hosts = [
         {"plan": shown_plan(r.plan), "facts": r.facts_from, "differences": r.differences}
         for r in results
     ]
-    sys.stdout.write(json.dumps({"hosts": hosts, "errors": shortages}, indent=2) + "\n")
+    sys.stdout.write(
+        json.dumps({"hosts": hosts, "webuis": pages, "errors": shortages}, indent=2) + "\n"
+    )
 
 
 def _print_tables(results: list[Planned]) -> None:
