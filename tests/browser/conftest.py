@@ -85,10 +85,11 @@ def serve() -> Iterator[Serve]:
 
 @dataclass(frozen=True)
 class Webui:
-    """A running web UI: its address, and the ports at which it looks for engines."""
+    """A running web UI: its address, the ports at which it looks for engines, and its log."""
 
     address: str
     ports: list[int]
+    log: Path
 
 
 def free_ports(count: int) -> list[int]:
@@ -132,7 +133,7 @@ def run_webui(
         with (folder / "webui.log").open("wb") as log:
             running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         wait_for(f"http://127.0.0.1:{own}", running[-1], folder / "webui.log")
-        return Webui(f"http://127.0.0.1:{own}", ports)
+        return Webui(f"http://127.0.0.1:{own}", ports, folder / "webui.log")
 
     yield begin
     for process in running:

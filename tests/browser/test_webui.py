@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import platform
 import re
 import time
 
@@ -16,6 +17,7 @@ from vllm_ansible.paths import PROJECT
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse battery"  # noqa: S105 - nobody's
 ANSWER = "The capital of France is Paris."
+FRPC = {"x86_64": "amd64", "aarch64": "arm64"}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True, "is_mobile": True}
 PNG = base64.b64decode(
@@ -307,6 +309,24 @@ def test_whoever_has_an_account_gets_in_and_nobody_else(serve, run_webui, visito
     page.wait_for_selector("#ask textarea")
     someone.ask("What is the capital of France?")
     eventually(lambda: ANSWER in someone.said())
+
+
+def test_a_public_link_leads_to_the_door_by_the_program_at_hand(run_webui, tmp_path, monkeypatch):
+    """By a stand-in for frpc: the real one and gradio's servers are out of reach here."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("GRADIO_SHARE_SERVER_ADDRESS", "127.0.0.1:9")
+    link, door = "https://stand-in.example", "127.0.0.1:7860"
+    said = run_webui(share=door).log
+    eventually(lambda: "no public link: " in said.read_text())
+    program = tmp_path / "gradio/frpc" / f"frpc_linux_{FRPC[platform.machine()]}_v0.3"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >{tmp_path}/words\necho "start proxy success: {link}"\n'
+    )
+    program.chmod(0o755)
+    said = run_webui(share=door).log
+    eventually(lambda: f"public link: {link}" in said.read_text())
+    assert " -l 7860 -i 127.0.0.1 " in (tmp_path / "words").read_text()
 
 
 def test_two_visitors_do_not_meet(serve, webui, visitor):

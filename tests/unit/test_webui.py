@@ -215,7 +215,7 @@ def test_the_service_may_talk_to_its_servers_alone_unless_it_has_a_public_link()
     assert plan.allow == []
     assert plan.tunnel is not None
     assert plan.tunnel.filename == "frpc_linux_amd64_v0.3"
-    assert plan.settings["share_port"] == 7860
+    assert plan.settings["share"] == "127.0.0.1:7860"
     assert len(plan.notices) == 2
 
 

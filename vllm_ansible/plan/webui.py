@@ -264,7 +264,7 @@ def _settings(webui: Webui, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "socket": SOCKET,
         "answers": webui.answers,
         "login": bool(webui.logins),
-        "share_port": webui.port if webui.share else 0,
+        "share": f"{_own_address(webui.listen)}:{webui.port}" if webui.share else "",
     }
 
 

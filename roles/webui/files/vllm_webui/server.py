@@ -111,7 +111,7 @@ async def serve(settings: Settings, keys: Mapping[str, str], logins: Mapping[str
         proxy_headers=True, forwarded_allow_ips="*",
     )  # fmt: skip
     server = uvicorn.Server(config)
-    if settings.share_port:
-        task = asyncio.create_task(share(settings.share_port))
+    if settings.share:
+        task = asyncio.create_task(share(settings.share))
         task.add_done_callback(lambda done: log.info("%s", done.exception() or done.result()))
     await server.serve()

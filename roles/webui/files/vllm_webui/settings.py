@@ -47,7 +47,7 @@ class Settings(_Part):
         port: TCP port to listen on, at 127.0.0.1.
         answers: The most answers that are made at one time.
         login: Whether one must log in; the accounts are in the credential `logins`.
-        share_port: Loopback port of the door that a public share link leads to; 0 for no such link.
+        share: Address and port of the door that a public link leads to; empty for no such link.
     """
 
     title: str = "vLLM"
@@ -58,7 +58,7 @@ class Settings(_Part):
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     answers: Annotated[int, Field(ge=1, le=1024)] = 16
     login: bool = False
-    share_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    share: str = ""
 
 
 def read_settings(file: Path) -> Settings:

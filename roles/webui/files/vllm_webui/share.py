@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from pathlib import Path
 
-from gradio import networking
+from gradio import networking, tunneling
 
 
-async def share(port: int) -> str:
-    """Open a tunnel to a loopback port, and return what is said of it.
-
-    The tunnel's program is where gradio looks for it before it would fetch it.
+async def share(door: str) -> str:
+    """Open a tunnel to the page's door, and return what is said of it.
 
     Args:
-        port: The port of the door.
+        door: Address and port of the door, on this host.
     """
+    return await asyncio.to_thread(_share, door)
+
+
+def _share(door: str) -> str:
+    # gradio would fetch the tunnel's program; here it has been put in its place, or there is none.
+    program = Path(tunneling.BINARY_PATH)
+    if not program.is_file():
+        return f"no public link: {program} is missing"
+    host, _, port = door.rpartition(":")
+    token = secrets.token_urlsafe(32)
     try:
-        address = await asyncio.to_thread(
-            networking.setup_tunnel, "127.0.0.1", port, secrets.token_urlsafe(32), None, None
-        )
+        address = networking.setup_tunnel(host.strip("[]"), int(port), token, None, None)
     except (OSError, ValueError, RuntimeError) as error:
         return f"no public link: {error}"
     return f"public link: {address}"
