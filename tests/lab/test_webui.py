@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -62,18 +64,18 @@ def test_a_second_run_changes_nothing(webui):
 
 
 def test_what_drifts_is_put_right(webui):
-    on_host("rm /etc/vllm-webui/settings.json")
+    # It is started again and again without its settings, until systemd gives it up.
+    on_host(f"rm /etc/vllm-webui/settings.json; systemctl restart {UNIT}")
     assert changes(run(*SITE)) > 0
     assert changes(run(*SITE)) == 0
 
 
-def test_it_reaches_its_models_and_keeps_its_secrets(webui):
-    ready = "curl -s --unix-socket /run/vllm-webui/http.sock http://localhost/ready"
-    assert "smollm2-135m-instruct" in on_host(ready).stdout
+def test_it_keeps_its_secrets(webui):
+    assert "The page reaches its models" in webui.stdout
     key = on_host("cat /etc/vllm/api_key").stdout.strip()
     for secret in (key, PASSWORD):
         assert secret not in webui.stdout
-        assert secret not in on_host("ps axeww").stdout
+        assert secret not in on_host("ps axeww; cat /proc/[0-9]*/environ").stdout
         assert secret not in on_host("journalctl --no-pager --boot").stdout
         assert secret not in on_host("cat /var/lib/vllm/webui.json").stdout
     found = on_host(f"grep -rlF -- {PASSWORD!r} /etc /opt/vllm/webui /var/lib/vllm /var/cache")
@@ -87,8 +89,10 @@ def test_the_service_is_shut_in_and_comes_back(webui):
     assert float(re.search(r"(\d+\.\d)", exposure)[1]) < 2.0
     assert on_host(f"systemctl is-enabled {UNIT}").stdout.strip() == "enabled"
     on_host(f"systemctl kill --signal=KILL {UNIT}")
-    again = "for i in $(seq 60); do curl -sf http://127.0.0.1:7860/health && exit; sleep 1; done"
-    assert "ok" in on_host(again).stdout
+    until = time.monotonic() + 60
+    while httpx.get(f"{PAGE}/health").status_code != httpx.codes.OK:
+        assert time.monotonic() < until
+        time.sleep(0.5)
 
 
 def test_somebody_talks_to_the_real_model(webui):

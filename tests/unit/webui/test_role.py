@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.unit.test_templates import directives, render
+from vllm_ansible.data import project_data
 
 KEY = "sk-never-to-be-seen"
 
@@ -73,3 +74,10 @@ def test_words_are_not_held_back_and_passwords_not_guessed_fast():
 
 def test_what_is_asked_on_the_host_is_not_for_visitors():
     assert re.search(r"location = /ready \{\s+return 404;", door())
+
+
+def test_what_the_role_copies_is_all_of_the_code():
+    code = project_data().webui.code
+    assert len(code) > 8
+    assert {name.rpartition(".")[2] for name in code} == {"py", "css"}
+    assert not [name for name in code if "/" in name]
