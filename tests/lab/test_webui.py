@@ -64,7 +64,7 @@ def test_a_second_run_changes_nothing(webui):
 
 
 def test_what_drifts_is_put_right(webui):
-    # It is started again and again without its settings, until systemd gives it up.
+    # Without its settings it does not start, and systemd gives it up.
     on_host(f"rm /etc/vllm-webui/settings.json; systemctl restart {UNIT}")
     assert changes(run(*SITE)) > 0
     assert changes(run(*SITE)) == 0
