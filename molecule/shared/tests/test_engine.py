@@ -53,6 +53,15 @@ def test_conda_answers_and_uses_the_planned_channels(host):
         assert channel not in json.dumps(shown["default_channels"])
 
 
+def test_a_user_activates_the_release_by_name(host):
+    # An interactive shell, as a person's: it reads .bashrc.
+    code = "import sys, vllm; print(sys.prefix, vllm.__version__)"
+    command = f"""bash -ic 'conda activate vllm && python -c "{code}"' 2>/dev/null"""
+    prefix, version = host.check_output(command).splitlines()[-1].split()
+    assert prefix in {"/opt/miniconda3/envs/vllm", host.file(CURRENT).linked_to}
+    assert version.startswith("0.31.0")
+
+
 def test_the_installer_left_no_litter(host):
     assert host.run("ls /var/cache/vllm-ansible/*.sh").rc != 0
 
