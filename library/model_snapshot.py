@@ -239,6 +239,7 @@ attempts:
 """
 
 import contextlib
+import errno
 import os
 import posixpath
 import re
@@ -564,13 +565,16 @@ class Download:
         Raises:
             HostError: hardly a byte is free.
         """
-        free = free_bytes(self.partial)
-        if free < FULL:
-            raise HostError(
-                f"the disk at {self.partial.parent} is full: free some space and run again; what"
-                f" was fetched stays in {self.partial}",
-                free_bytes=free,
-            )
+        if free_bytes(self.partial) < FULL:
+            raise self.full()
+
+    def full(self) -> HostError:
+        """Return the error of a disk that has filled up."""
+        return HostError(
+            f"the disk at {self.partial.parent} is full: free some space and run again; what"
+            f" was fetched stays in {self.partial}",
+            free_bytes=free_bytes(self.partial),
+        )
 
     def place(self, contents: dict[str, Content]) -> None:
         """Link the contents into a tree of the snapshot's shape.
@@ -620,15 +624,20 @@ def fetch(params: dict[str, Any], path: Path) -> dict[str, Any]:
     progress = Progress(Path(params["progress"]) if params["progress"] else None, said)
     with held(partial_path(path), f"fetching {path}") as lock, progress.shown():
         download = Download(params, path, lock, progress)
-        fetched, attempts = download.fetch()
-        manifest = {
-            "format": MANIFEST_FORMAT,
-            "name": params["name"],
-            "revision": params["revision"],
-            "include": params["include"],
-            **fetched,
-        }
-        download.finish(manifest)
+        try:
+            fetched, attempts = download.fetch()
+            manifest = {
+                "format": MANIFEST_FORMAT,
+                "name": params["name"],
+                "revision": params["revision"],
+                "include": params["include"],
+                **fetched,
+            }
+            download.finish(manifest)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise download.full() from error
     return {"manifest": manifest, "attempts": attempts, "resumed_bytes": download.resumed}
 
 
