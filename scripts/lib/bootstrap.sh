@@ -7,6 +7,8 @@
 project=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 export ANSIBLE_CONFIG="${ANSIBLE_CONFIG:-$project/ansible.cfg}"
 export PYTHONPATH="$project${PYTHONPATH:+:$PYTHONPATH}"
+# uv trusts what this computer trusts, as pip does: behind a company's proxy that is more than its own list.
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 
 fail() {
   printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2

@@ -97,6 +97,13 @@ def test_a_plain_line_says_how_far_the_work_is():
     assert captured.get() == "  1:01 Models: progress cpu1: model a: 3 MB\n"
 
 
+def wait_for(written, text, count=1):
+    """Waits until a display has drawn a text: it draws ten times a second, if it is let."""
+    until = time.monotonic() + 30
+    while written.getvalue().count(text) < count and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def test_on_a_terminal_each_host_s_work_has_a_line_until_it_ends():
     written = io.StringIO()
     console = Console(file=written, width=100, force_terminal=True, no_color=True, highlight=False)
@@ -104,9 +111,10 @@ def test_on_a_terminal_each_host_s_work_has_a_line_until_it_ends():
         on_event(TaskEvent("task", "Models", "T", "", 0.0))
         on_event(TaskEvent("progress", "Models", "T", "cpu1", 1.0, "model [a]: 3 MB"))
         on_event(TaskEvent("progress", "Models", "T", "cpu2", 1.0, "model b: 4 MB"))
-        time.sleep(0.3)  # it is drawn ten times a second
+        wait_for(written, "model b: 4 MB")
+        drawn = written.getvalue().count("model b: 4 MB")
         on_event(TaskEvent("changed", "Models", "T", "cpu1", 2.0))
-        time.sleep(0.3)
+        wait_for(written, "model b: 4 MB", drawn + 2)
     before, after = written.getvalue().split("cpu1: T")
     assert "cpu1: model [a]: 3 MB" in before
     assert "cpu2: model b: 4 MB" in before
