@@ -566,15 +566,7 @@ class Download:
             HostError: hardly a byte is free.
         """
         if free_bytes(self.partial) < FULL:
-            raise self.full()
-
-    def full(self) -> HostError:
-        """Return the error of a disk that has filled up."""
-        return HostError(
-            f"the disk at {self.partial.parent} is full: free some space and run again; what"
-            f" was fetched stays in {self.partial}",
-            free_bytes=free_bytes(self.partial),
-        )
+            raise full(self.partial)
 
     def place(self, contents: dict[str, Content]) -> None:
         """Link the contents into a tree of the snapshot's shape.
@@ -614,6 +606,15 @@ class Download:
         shutil.rmtree(self.partial)
 
 
+def full(partial: Path) -> HostError:
+    """Return the error of a disk that has filled up."""
+    return HostError(
+        f"the disk at {partial.parent} is full: free some space and run again; what was fetched"
+        f" stays in {partial}",
+        free_bytes=free_bytes(partial),
+    )
+
+
 def fetch(params: dict[str, Any], path: Path) -> dict[str, Any]:
     """Fetch, prove and place the snapshot; return its manifest and what the result says of it.
 
@@ -624,20 +625,15 @@ def fetch(params: dict[str, Any], path: Path) -> dict[str, Any]:
     progress = Progress(Path(params["progress"]) if params["progress"] else None, said)
     with held(partial_path(path), f"fetching {path}") as lock, progress.shown():
         download = Download(params, path, lock, progress)
-        try:
-            fetched, attempts = download.fetch()
-            manifest = {
-                "format": MANIFEST_FORMAT,
-                "name": params["name"],
-                "revision": params["revision"],
-                "include": params["include"],
-                **fetched,
-            }
-            download.finish(manifest)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise download.full() from error
+        fetched, attempts = download.fetch()
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "name": params["name"],
+            "revision": params["revision"],
+            "include": params["include"],
+            **fetched,
+        }
+        download.finish(manifest)
     return {"manifest": manifest, "attempts": attempts, "resumed_bytes": download.resumed}
 
 
@@ -668,7 +664,12 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     if reason is None:
         done["manifest"] = read_manifest(path) or done["manifest"]
     elif not module.check_mode:
-        done = fetch(params, path)
+        try:
+            done = fetch(params, path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise full(partial_path(path)) from error
     manifest, proof = done["manifest"], done["manifest"].get("proof")
     for attempt in done["attempts"]:
         module.warn(f"model {params['name']}: {attempt['url']} was left: {attempt['error']}")
