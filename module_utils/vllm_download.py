@@ -39,7 +39,7 @@ def here() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PlaceError(str(error)) from error
+        raise PlaceError(error.errno, error.strerror, error.filename) from error
 
 
 def put(target: Any, piece: bytes) -> None:
