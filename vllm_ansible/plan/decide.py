@@ -19,7 +19,6 @@ from vllm_ansible.plan.result import (
     PlanError,
     Upstream,
     canonical,
-    plan_digest,
 )
 from vllm_ansible.plan.site import Site
 
@@ -104,7 +103,7 @@ def plan_host(
     # A token only opens a source: another one is no reason to touch a host.
     lasting = {path: one for path, one in secrets.items() if not path.startswith("vllm_models.")}
     also = [data.code_digest, words.role_variables, lasting]
-    digest = plan_digest(_without_secrets(plan), *also)
+    digest = _without_secrets(plan).digest_with(*also)
     return plan.model_copy(update={"digest": digest, "receipt": _receipt(plan)})
 
 

@@ -19,6 +19,11 @@ RELEASES = "/opt/vllm/releases"
 HTTP_TIMEOUT, MIRROR_TIMEOUT = 60, 3600
 
 
+def http_timeout(context: Context) -> int:
+    """Seconds without a byte after which a package's download is given up."""
+    return HTTP_TIMEOUT if context.site.mirror is None else MIRROR_TIMEOUT
+
+
 def _torch_source(context: Context, device: Device) -> TorchSource:
     """Where torch comes from: as in the installed release, else by what answers now.
 
@@ -105,7 +110,7 @@ def choose_packages(
         indexes=[*indexes, *of_torch[0]],
         default_index=sources.default_index,
         find_links=of_torch[1],
-        http_timeout=HTTP_TIMEOUT if context.site.mirror is None else MIRROR_TIMEOUT,
+        http_timeout=http_timeout(context),
         uv=context.data.versions.uv,
     )
     return packages, torch_source, torch

@@ -40,6 +40,14 @@ def check_host(
     _ports(context, instances)
 
 
+def check_miniconda(context: Context) -> None:
+    """Notes an installer whose checksum nobody has said."""
+    said, versions = context.words.sources.miniconda, context.data.versions
+    version, architecture = said.version or versions.default_miniconda, context.facts.architecture
+    if said.sha256 is None and architecture not in versions.miniconda.get(version, {}):
+        context.problems.append(f"no checksum is known of Miniconda {version} on {architecture}")
+
+
 def _processor(context: Context, release: Release) -> None:
     facts = context.facts
     if facts.architecture not in {"x86_64", "aarch64"}:
@@ -49,12 +57,7 @@ def _processor(context: Context, release: Release) -> None:
         context.problems.append(
             "the host is aarch64, and the lock files are for x86_64 only so far"
         )
-    version = context.words.sources.miniconda.version or context.data.versions.default_miniconda
-    pinned = context.data.versions.miniconda.get(version, {})
-    if context.words.sources.miniconda.sha256 is None and facts.architecture not in pinned:
-        context.problems.append(
-            f"no checksum is known of Miniconda {version} on {facts.architecture}"
-        )
+    check_miniconda(context)
     if release.device == "cpu" and facts.architecture == "x86_64" and "avx2" not in facts.cpu_flags:
         context.problems.append("the processor has no AVX2, which vLLM's CPU wheel needs")
     elif release.device == "cpu" and "avx512f" not in facts.cpu_flags:

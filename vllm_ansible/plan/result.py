@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -227,26 +228,34 @@ class Needs(_Part):
     archives: list[str] = Field(default_factory=list)
 
 
-class HostPlan(_Part):
-    """Every decision for one host.
+def canonical(value: Any) -> str:
+    """The SHA-256 (hex) of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class EnvironmentPlan(_Part):
+    """What is decided for every host that gets an environment of ours, whatever runs in it.
 
     `repository` is the Debian repository at the mirror host that apt asks instead of its own, if
     the mirror host holds one for the host's distribution. `apt_proxy` is the mirror host's address
     where apt asks for the archives in `needs` through it.
     """
 
+    # What a digest leaves out: what does not change a host, and where bits come from, as their
+    # checksums and pins are in. A reordered mirror list is no reason to touch a host (the channels
+    # in `.condarc` stay in: they are a file there), nor is one more file of the same version.
+    changes_nothing: ClassVar[Mapping[str, Any]] = {
+        "host": True, "digest": True, "notices": True, "receipt": True,
+        "needs": True, "repository": True, "apt_proxy": True, "miniconda": {"urls"},
+        "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
+    }  # fmt: skip
+
     host: str
-    plan_format: int = PLAN_FORMAT
     digest: str = ""
-    device: Device
-    release: Release
     miniconda: Miniconda
     environment: Environment
     packages: Packages
-    wheel: WheelOrder | None
-    models: list[ModelSnapshot]
-    instances: list[InstancePlan]
-    gateway: GatewayPlan
     apt: list[str]
     repository: str
     apt_proxy: str
@@ -254,35 +263,32 @@ class HostPlan(_Part):
     managed: Managed
     receipt: dict[str, Any] = Field(default_factory=dict)
     notices: list[str] = Field(default_factory=list)
+
+    def digest_with(self, *also: Any) -> str:
+        """The checksum of all that changes a host.
+
+        Args:
+            also: What else changes it: the roles' own code and variables.
+        """
+        content = self.model_dump(mode="json", exclude=dict(self.changes_nothing))
+        return canonical([content, *also])
+
+
+class HostPlan(EnvironmentPlan):
+    """Every decision for one server."""
+
+    changes_nothing: ClassVar[Mapping[str, Any]] = {
+        **EnvironmentPlan.changes_nothing,
+        "reasons": True, "wheel": {"glibc"},
+        "models": {"__all__": {"sources", "size_bytes", "parallel", "limit_mib_s"}},
+        "instances": {"__all__": {"ready_timeout", "url"}},
+    }  # fmt: skip
+
+    plan_format: int = PLAN_FORMAT
+    device: Device
+    release: Release
+    wheel: WheelOrder | None
+    models: list[ModelSnapshot]
+    instances: list[InstancePlan]
+    gateway: GatewayPlan
     reasons: list[Reason] = Field(default_factory=list)
-
-
-def canonical(value: Any) -> str:
-    """The SHA-256 (hex) of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def plan_digest(plan: HostPlan, *also: Any) -> str:
-    """The checksum of all that changes a host.
-
-    Where bits come from is left out, as their checksums and pins are in: a reordered mirror list
-    is no reason to touch a host (the channels in `.condarc` stay in: they are a file there). So are
-    the pins' hashes: one more file of the same version makes no other release.
-
-    Args:
-        plan: The plan.
-        also: What else changes a host: the roles' own code and variables.
-    """
-    content = plan.model_dump(
-        mode="json",
-        exclude={
-            "host": True, "digest": True, "notices": True, "reasons": True, "receipt": True,
-            "needs": True, "repository": True, "apt_proxy": True, "wheel": {"glibc"},
-            "miniconda": {"urls"},
-            "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
-            "models": {"__all__": {"sources", "size_bytes", "parallel", "limit_mib_s"}},
-            "instances": {"__all__": {"ready_timeout", "url"}},
-        },
-    )  # fmt: skip
-    return canonical([content, *also])

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.decide import apt_proxy_of, needs_of, repository_of
-from vllm_ansible.plan.engine import HTTP_TIMEOUT, MIRROR_TIMEOUT, choose_miniconda
+from vllm_ansible.plan.engine import choose_miniconda, http_timeout
+from vllm_ansible.plan.host import check_miniconda
 from vllm_ansible.plan.result import (
     Environment,
+    EnvironmentPlan,
     Managed,
     ManagedFile,
-    Miniconda,
-    Needs,
     Packages,
     PlanError,
     canonical,
@@ -24,7 +25,7 @@ from vllm_ansible.plan.result import (
 from vllm_ansible.plan.site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from vllm_ansible.data import Data
     from vllm_ansible.plan.facts import HostFacts
@@ -79,7 +80,7 @@ class Tunnel(_Part):
     filename: str
 
 
-class WebuiPlan(_Part):
+class WebuiPlan(EnvironmentPlan):
     """Every decision for one host's web UI.
 
     Attributes:
@@ -90,13 +91,13 @@ class WebuiPlan(_Part):
         url: Where the page is asked whether it is there, from the host itself.
     """
 
-    host: str
-    digest: str = ""
+    changes_nothing: ClassVar[Mapping[str, Any]] = {
+        **EnvironmentPlan.changes_nothing,
+        "url": True, "tunnel": {"urls"},
+    }  # fmt: skip
+
     release: Release
     code: str
-    miniconda: Miniconda
-    environment: Environment
-    packages: Packages
     endpoints: list[Endpoint]
     api_keys: list[Key]
     listen: list[str]
@@ -107,13 +108,6 @@ class WebuiPlan(_Part):
     users: list[str]
     memory_mib: int
     tunnel: Tunnel | None
-    apt: list[str]
-    repository: str
-    apt_proxy: str
-    needs: Needs
-    managed: Managed
-    receipt: dict[str, Any] = Field(default_factory=dict)
-    notices: list[str] = Field(default_factory=list)
 
 
 def plan_webui(
@@ -182,7 +176,10 @@ def plan_webui(
     )
     also = [data.code_digest, words.role_variables, dict(logins or {})]
     return plan.model_copy(
-        update={"digest": _digest(plan, also), "receipt": {"endpoints": [e.url for e in endpoints]}}
+        update={
+            "digest": plan.digest_with(*also),
+            "receipt": {"endpoints": [e.url for e in endpoints]},
+        }
     )
 
 
@@ -204,7 +201,7 @@ def _packages(context: Context) -> Packages:
         indexes=[],
         default_index=context.sources.packages.default_index,
         find_links=[],
-        http_timeout=HTTP_TIMEOUT if context.site.mirror is None else MIRROR_TIMEOUT,
+        http_timeout=http_timeout(context),
         uv=context.data.versions.uv,
     )
 
@@ -219,13 +216,7 @@ def _check(context: Context, release: str) -> None:
             f"disk is short: the web UI's environment {release} and Miniconda need {DISK_MIB} MiB "
             f"in /opt, {free} are free"
         )
-    pinned = context.data.versions.miniconda
-    version = context.words.sources.miniconda.version or context.data.versions.default_miniconda
-    known = facts.architecture in pinned.get(version, {})
-    if context.words.sources.miniconda.sha256 is None and not known:
-        context.problems.append(
-            f"no checksum is known of Miniconda {version} on {facts.architecture}"
-        )
+    check_miniconda(context)
 
 
 def _credential(server: str) -> str:
@@ -300,17 +291,3 @@ def _notices(webui: Webui) -> list[str]:
             "service may talk to any address"
         )
     return found
-
-
-def _digest(plan: WebuiPlan, also: Sequence[Any]) -> str:
-    """The checksum of all that changes the host."""
-    content = plan.model_dump(
-        mode="json",
-        exclude={
-            "host": True, "digest": True, "notices": True, "needs": True, "repository": True,
-            "apt_proxy": True, "receipt": True, "url": True, "miniconda": {"urls"},
-            "tunnel": {"urls"},
-            "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
-        },
-    )  # fmt: skip
-    return canonical([content, *also])
