@@ -84,7 +84,6 @@ freed_bytes:
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import time
@@ -93,7 +92,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError, conclude
-from ansible.module_utils.vllm_files import read_json_object, remove_tree
+from ansible.module_utils.vllm_files import locked, read_json_object, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,21 +229,6 @@ def inside(path: Path) -> list[Path]:
     return [path, *path.rglob("*")] if path.is_dir() else []
 
 
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Keep runs from fetching into a partial download; gives False when one is at it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
-
-
 def entries(root: Path) -> Iterator[tuple[str, str, str, Path]]:
     """Return name, revision, kind and path of everything below the directory of the models."""
     for model in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -273,8 +257,8 @@ def judge(kind: str, path: Path, name: str, revision: str, users: Users) -> tupl
         others = {one.split("/")[1][:12] for one in users.keep if one.split("/")[0] == name}
         why = f"{', '.join(sorted(others))} is used instead" if others else "nothing names it"
         return users.of(path, name, revision), why
-    with alone(path) as free:
-        if not free:
+    with locked(path) as free:
+        if free is None:
             return ["a run that is fetching it"], ""
     whole = path.with_name(revision)
     if f"{name}/{revision}" in users.keep and not whole.exists():
@@ -325,8 +309,8 @@ def remove(entry: dict[str, Any], root: Path) -> None:
         path.with_name(f"{path.name}.json").unlink()
         remove_tree(going, root)
     elif entry["kind"] == PARTIAL:
-        with alone(path) as free:
-            if not free:
+        with locked(path) as free:
+            if free is None:
                 raise HostError(f"a run has begun to fetch into {path}; it stays")
             remove_tree(path, root)
     else:

@@ -43,10 +43,26 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(directory: Path, purpose: str) -> Iterator[int]:
-    """Make a directory, hold it alone, and yield the open file that does.
+def locked(directory: Path) -> Iterator[int | None]:
+    """Hold a directory alone and yield the open file that does; None when another run holds it.
 
     A process that dies lets go of it, unless one that inherited the file goes on.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield None
+        else:
+            yield handle
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held(directory: Path, purpose: str) -> Iterator[int]:
+    """Make a directory, hold it alone, and yield the open file that does.
 
     Args:
         directory: made with its parents, mode 0755.
@@ -56,15 +72,10 @@ def held(directory: Path, purpose: str) -> Iterator[int]:
         HostError: another run holds it.
     """
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise HostError(f"another run is {purpose}; wait for it to end") from error
+    with locked(directory) as handle:
+        if handle is None:
+            raise HostError(f"another run is {purpose}; wait for it to end")
         yield handle
-    finally:
-        os.close(handle)
 
 
 def write_atomic(path: Path, data: bytes, mode: int) -> None:
