@@ -9,6 +9,8 @@ from typing import Any
 
 # vLLM has worded it in several ways since 0.5.
 _TOO_LONG = re.compile(r"context length|maximum model length|max_model_len", re.IGNORECASE)
+# What the door says of a route that its instance does not have, and what an engine says.
+_NO_ROUTE = re.compile(r"^(This route is not served here|Not Found)$", re.IGNORECASE)
 _SHOWN = 300
 
 
@@ -33,6 +35,12 @@ def refused(
         key_source: Where the key came from, in words.
     """
     said = message_of(body)
+    if status == 404 and _NO_ROUTE.search(said):  # noqa: PLR2004
+        return ChatError(
+            f"The server at {url} has no chat at this address. A model that makes vectors is asked "
+            "by scripts/examples/openai_embeddings.py; another instance of the host has another "
+            "port (--instance NAME)."
+        )
     if status == 400 and _TOO_LONG.search(said):  # noqa: PLR2004
         return ContextTooLongError(said)
     after = headers.get("Retry-After", "")

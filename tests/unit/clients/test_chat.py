@@ -181,6 +181,21 @@ def test_what_the_server_says_of_a_wrong_request_is_passed_on(session):
         list(client.stream(Answer("tiny"), messages, wrong))
 
 
+def test_a_server_that_has_no_chat_says_who_else_to_ask():
+    class Vectors(BaseHTTPRequestHandler):
+        # As the door answers for a model that makes vectors.
+        def do_POST(self):
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "This route is not served here"}}')
+
+    with HTTPServer(("127.0.0.1", 0), Vectors) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        session = Session(Client(f"http://127.0.0.1:{server.server_port}"), "bge")
+        with pytest.raises(ChatError, match=r"has no chat.*openai_embeddings\.py"):
+            ask(session, "one")
+
+
 def test_a_dead_engine_is_told(serve):
     session = started(serve("--fail-after=1"))
     with pytest.raises(ChatError, match=r"failed with status 500: the engine is dead"):
