@@ -50,7 +50,8 @@ class Engine:
     def dead(self) -> bool:
         """Tell whether the engine has "died", after which /health is 503 as vLLM's is."""
         limit = self.options.fail_after
-        return limit is not None and self.requests >= limit
+        ill = self.options.ill_file is not None and self.options.ill_file.exists()
+        return ill or (limit is not None and self.requests >= limit)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -277,6 +278,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--error-after", type=int, help="words after which a stream says it died")
     parser.add_argument("--refuse", type=int, help="status with which each question is refused")
     parser.add_argument("--fail-after", type=int, help="requests after which it is dead")
+    parser.add_argument("--ill-file", type=Path, help="it is dead while this file exists")
     parser.add_argument(
         "--exit-after", type=float, help="seconds after which it ends with status 1"
     )
