@@ -54,6 +54,6 @@ def _wheel(directory: Path, version: str, fault: str) -> dict[str, Any]:
     members |= {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\nvllm = vllm.serve:main\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nvllm = vllm.entrypoints.cli.main:main\n",
     }
     return pure_wheel.pack(directory / f"{name}-py3-none-any.whl", info, members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCKS = PROJECT / "tests" / "standin" / "locks"
-SERVE = "from vllm.serve import main; main()"
+SERVE = "from vllm.entrypoints.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,45 @@ def test_it_is_ill_while_a_file_is_there(serve: Any) -> None:
     assert one.ask("/health")[0] == 503
     ill.unlink()
     assert one.ask("/health")[0] == 200
+
+
+def test_it_answers_no_question_while_a_file_is_there(serve: Any) -> None:
+    one = serve("0.31.0")
+    hang = one.folder / "hang"
+    hang.touch()
+    answers: list[Any] = []
+    one.ask("/health")
+    asking = threading.Thread(target=lambda: answers.append(one.ask("/v1/completions", QUESTION)))
+    asking.start()
+    assert one.ask("/health")[0] == 200
+    asking.join(0.5)
+    assert asking.is_alive()
+    hang.unlink()
+    asking.join(10)
+    assert answers[0][0] == 200
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_its_configuration_is_proved_as_vllms_is(made: Path, tmp_path: Path, refused: bool) -> None:
+    said = "speculative-config: {refuse: true}\n" if refused else ""
+    (tmp_path / "one.yaml").write_text(f"port: 1\nmodel: /srv/x\n{said}")
+    code = (
+        "from vllm.entrypoints.cli import main, serve\n"
+        "from vllm.engine.arg_utils import AsyncEngineArgs\n"
+        "from vllm.usage.usage_lib import UsageContext\n"
+        "kept = []\n"
+        "serve.ServeSubcommand.cmd = staticmethod(kept.append)\n"
+        "main.main()\n"
+        "made = AsyncEngineArgs.from_cli_args(kept[0])\n"
+        "made.create_engine_config(UsageContext.OPENAI_API_SERVER)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--config", str(tmp_path / "one.yaml")],
+        env={"PYTHONPATH": str(made / "vllm-0.31.0+cpu-py3-none-any.whl")},
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (done.returncode != 0) == refused, done.stderr
+    assert ("ValueError: speculative-config" in done.stderr) == refused
 
 
 def test_it_does_what_its_environment_and_its_file_say(serve: Any, tmp_path: Path) -> None:
