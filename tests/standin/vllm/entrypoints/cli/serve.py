@@ -2,8 +2,8 @@
 
 What it does beside answering comes, in this order, from the release (a broken one), the variable
 STANDIN_ENGINE and the file `standin-engine` in the working directory: words of the stand-in
-engine's own command line, `python -m vllm.standin_engine --help`. It is ill while there is a file
-`ill` in that directory, and answers no question while there is a file `hang`.
+engine's own command line, `python -m vllm.standin_engine --help`. It is ill once there is a file
+`ill` in that directory, and answers no question once there is a file `hang`; a start cures both.
 """
 
 import os
@@ -42,7 +42,10 @@ class ServeSubcommand:
             words += ["--model", name]
         for flag in ("uds", "host", "port"):
             words += [f"--{flag}", str(options[flag])] if flag in options else []
-        words += ["--ill-file", "ill", "--hang-file", "hang", *FAULTS.get(FAULT, [])]
+        for trouble in ("ill", "hang"):
+            Path(trouble).unlink(missing_ok=True)
+            words += [f"--{trouble}-file", trouble]
+        words += FAULTS.get(FAULT, [])
         words += shlex.split(os.environ.get("STANDIN_ENGINE", ""))
         words += shlex.split(HERE.read_text(encoding="utf-8")) if HERE.is_file() else []
         sys.argv = [sys.argv[0], *words]
