@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import socketserver
@@ -34,7 +35,7 @@ UNIT = "vllm@tiny.service"
 class Health(BaseHTTPRequestHandler):
     """Answers as the server says."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer one question."""
         self.send_response(self.server.status)  # type: ignore[attr-defined]
         self.end_headers()
@@ -107,8 +108,8 @@ class Host:
         said = {"files": files, "seen": {"weights": seen}, "placed": time.time() - 100}
         self.model.with_name("abc.json").write_text(json.dumps(said))
 
-    def unit(self, name: str, *, since: float = 50, **changes: str) -> None:
-        entered = (time.clock_gettime(time.CLOCK_MONOTONIC) - since) * 1e6
+    def unit(self, name: str, **changes: str) -> None:
+        entered = (time.clock_gettime(time.CLOCK_MONOTONIC) - 50) * 1e6
         state = {
             "Id": name, "ActiveState": "active", "UnitFileState": "enabled", "DropInPaths": "",
             "FragmentPath": f"/usr/lib/systemd/system/{name}", "NeedDaemonReload": "no",
@@ -149,7 +150,12 @@ class Host:
 
     def serve(self, **changes: Any) -> dict[str, Any]:
         """Have a service in the receipt; return what the plan lists then."""
-        service = {"unit": UNIT, "socket": str(self.socket), "address": None, "path": "/health"}
+        service: dict[str, Any] = {
+            "unit": UNIT,
+            "socket": str(self.socket),
+            "address": None,
+            "path": "/health",
+        }
         service.update(ready_timeout=30, inputs=[str(self.plain), str(self.file)])
         service.update(trees=[str(self.release), str(self.model)])
         managed = {**self.managed(), "services": [{**service, **changes}]}
@@ -170,8 +176,6 @@ def service(host: Host) -> Iterator[Service]:
         thread.start()
         old = time.time() - 100
         for path in (host.plain, host.file):
-            import os
-
             os.utime(path, (old, old))
         yield server
         server.shutdown()
@@ -470,8 +474,7 @@ def test_a_receipt_that_would_not_be_true_is_refused(host: Host) -> None:
 
 
 def test_what_was_here_before_us_is_noted_once_and_stands_in_the_receipt(host: Host) -> None:
-    managed = host.managed()
-    there = host.begin(check=True) if host.before.exists() else host.begin()
+    managed, there = host.managed(), host.begin()
     assert there[str(host.plain)] is True
     assert there[str(host.link)] == str(host.release)
     assert there[str(host.tmp / "default")] is False
