@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils import vllm_environment, vllm_units
-from ansible.module_utils.vllm_files import read_json_object
 from ansible.module_utils.vllm_health import HEALTHY, health
 from ansible.module_utils.vllm_lines import SHELLS, is_known, start_files
 from ansible.module_utils.vllm_receipt import read_key, read_receipt
@@ -26,7 +25,7 @@ from ansible.module_utils.vllm_records import (
     user_differences,
 )
 from ansible.module_utils.vllm_release import read_marker
-from ansible.module_utils.vllm_seen import altered, changed_since, manifest_path, present_files
+from ansible.module_utils.vllm_seen import altered, changed_since, manifest_of, present_files
 
 # The engine answers so once it is dead.
 DEAD = "503"
@@ -42,15 +41,6 @@ CONTENT = (
     "file", "file sha256", "file seal", "model", "package", "package file", "conda package",
     "conda file", "release",
 )  # fmt: skip
-
-
-def manifest_of(path: Path) -> dict[str, Any]:
-    """Return a snapshot's manifest; an empty one where it is missing or damaged."""
-    try:
-        content = read_json_object(manifest_path(path)) or {}
-    except (ValueError, OSError):
-        content = {}
-    return content if isinstance(content.get("files"), dict) else {}
 
 
 def model_differences(models: list[dict[str, Any]], *, deep: bool) -> list[Difference]:
