@@ -123,7 +123,9 @@ def inputs_since(service: dict[str, Any], started: float) -> str | None:
         started: when it started, in seconds since 1970.
     """
     now = time.time()
-    times = {path: mtime(path) for path in service.get("inputs") or []}
+    # A drop-in's limits hold as soon as systemd has read them: when a neighbour comes, they change.
+    files = [one for one in service.get("inputs") or [] if Path(one).parent.suffix != ".d"]
+    times = {path: mtime(path) for path in files}
     for tree in service.get("trees") or []:
         times[tree] = float((read_marker(Path(tree)) or {}).get("filled") or 0)
         times[tree] = max(times[tree], float(manifest_of(Path(tree)).get("placed") or 0))
