@@ -410,12 +410,18 @@ def code_digest(project: Path) -> str:
 def load_data(folder: Path, locks: Path, digest: str = "", webui: Path | None = None) -> Data:
     """Reads and checks the data in `folder`, the lock files in `locks` and the web UI's folder.
 
+    A folder of lock files may bring, in `versions.yml`, what is known of versions of vLLM that
+    `folder` does not name.
+
     Raises:
         DataError: A file cannot be read or an entry is wrong.
     """
     try:
+        versions = _read(folder / "versions.yml")["vllm_data_versions"]
+        if (more := locks / "versions.yml").is_file():
+            versions["vllm"] = _read(more)["vllm"] | versions["vllm"]
         return Data(
-            versions=_read(folder / "versions.yml")["vllm_data_versions"],
+            versions=versions,
             mirrors=_read(folder / "mirrors.yml")["vllm_data_mirrors"],
             models=_read(folder / "models.yml")["vllm_data_models"],
             locks=_locks(locks),

@@ -52,6 +52,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
             "shards": shop.keep(_shards()),
             "tiny": shop.keep(_tiny()),
             "miniature": shop.keep(_miniature()),
+            "standin": shop.keep(_standin()),
         }
         write_json(manifest, described)
     progress(f"origin: ready after {time.monotonic() - begun:.1f} s")
@@ -176,8 +177,26 @@ def _miniature() -> Recipe:
         name="miniature sources",
         publishes=("mini/simple", "mini/sources", "git/mini/vllm.git"),
         sources=(
-            *("workshop.py", "lfs_repository.py", "miniature.py"),
+            *("workshop.py", "lfs_repository.py", "miniature.py", "pure_wheel.py"),
             *("../miniature", "../standins/engine.py"),
+        ),
+        inputs=(),
+        make=make,
+    )
+
+
+def _standin() -> Recipe:
+    def make(staging: Path) -> dict[str, Any]:
+        from tests.origin import standin_release
+
+        return standin_release.make(staging)
+
+    return Recipe(
+        name="stand-in releases",
+        publishes=("vllm/standin",),
+        sources=(
+            *("workshop.py", "pure_wheel.py", "standin_release.py"),
+            *("../standin/vllm", "../standins/engine.py"),
         ),
         inputs=(),
         make=make,

@@ -6,18 +6,14 @@ index is a stand-in for torch, as a wheel.
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import io
 import shutil
 import tarfile
-import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from tests.origin import pure_wheel
 from tests.origin.lfs_repository import _Git as Git
 from tests.origin.workshop import describe
 
@@ -53,9 +49,9 @@ def make(staging: Path) -> dict[str, Any]:
         _pack(tree, archive)
         described[version] = describe(archive)
         commits[version] = _commit(git, repository, tree, version)
-    _write_page(index, _files(described.values()))
     torch = _torch(staging / SIMPLE / "torch")
-    _write_page(staging / SIMPLE, {"torch/": "torch", "vllm/": "vllm"})
+    offered = {"torch": [torch], "vllm": list(described.values())}
+    pure_wheel.write_index(staging / SIMPLE, offered)
     sources = staging / ONEDNN
     sources.mkdir(parents=True)
     _pack(SOURCES / "onednn-source", sources / "onednn.tar.gz")
@@ -66,42 +62,16 @@ def make(staging: Path) -> dict[str, Any]:
     return {"sdists": described, "onednn": onednn, "torch": torch, "commits": commits}
 
 
-def _files(described: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Links of an index's page to its files: address to name."""
-    return {
-        f"{quote(words['filename'])}#sha256={words['sha256']}": words["filename"]
-        for words in described
-    }
-
-
-def _write_page(directory: Path, links: dict[str, str]) -> None:
-    """Writes a page of a simple index (PEP 503)."""
-    lines = [f'<a href="{link}">{name}</a><br>' for link, name in links.items()]
-    (directory / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(lines) + "\n")
-
-
 def _torch(directory: Path) -> dict[str, Any]:
-    """Packs the stand-in for torch as a wheel, with its page."""
+    """Packs the stand-in for torch as a wheel."""
     directory.mkdir(parents=True)
-    wheel = directory / f"torch-{TORCH}-py3-none-any.whl"
     info = f"torch-{TORCH}.dist-info"
     members = {
         "torch/__init__.py": (SOURCES / "torch/__init__.py").read_text(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = []
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in members.items():
-            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode()
-            record.append(f"{name},sha256={digest.rstrip('=')},{len(text.encode())}\n")
-            archive.writestr(zipfile.ZipInfo(name), text)
-        archive.writestr(
-            zipfile.ZipInfo(f"{info}/RECORD"), "".join([*record, f"{info}/RECORD,,\n"])
-        )
-    described = describe(wheel)
-    _write_page(directory, _files([described]))
-    return described
+    return pure_wheel.pack(directory / f"torch-{TORCH}-py3-none-any.whl", info, members)
 
 
 def _tree(tree: Path, version: str) -> None:

@@ -47,10 +47,15 @@ class Engine:
         numbers = random.Random(seed)  # noqa: S311  # no secret is made of it
         return [numbers.gauss(0, 1) for _ in range(64)]
 
+    def hangs(self) -> bool:
+        """Tell whether questions are taken and not answered, as when vLLM's engine is stopped."""
+        return self.options.hang_file is not None and self.options.hang_file.exists()
+
     def dead(self) -> bool:
         """Tell whether the engine has "died", after which /health is 503 as vLLM's is."""
         limit = self.options.fail_after
-        return limit is not None and self.requests >= limit
+        ill = self.options.ill_file is not None and self.options.ill_file.exists()
+        return ill or (limit is not None and self.requests >= limit)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self.allowed() or self.refused():
             return
         self.engine.requests += 1
+        while self.engine.hangs():
+            time.sleep(0.1)
         try:
             body = json.loads(data or b"{}")
         except ValueError as error:
@@ -277,6 +284,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--error-after", type=int, help="words after which a stream says it died")
     parser.add_argument("--refuse", type=int, help="status with which each question is refused")
     parser.add_argument("--fail-after", type=int, help="requests after which it is dead")
+    parser.add_argument("--ill-file", type=Path, help="it is dead while this file exists")
+    parser.add_argument("--hang-file", type=Path, help="it answers no question while this exists")
     parser.add_argument(
         "--exit-after", type=float, help="seconds after which it ends with status 1"
     )

@@ -1,0 +1,1 @@
+"""Stand-in for what checks the engine's options."""

@@ -1,0 +1,1 @@
+"""Stand-in for what the engine is told about its use."""
