@@ -11,7 +11,8 @@ from tests.unit.test_plan_gpu import ONE, TWO, facts, plan
 GIB = 1024
 SYSTEM = 1024
 ENGINE = 2048
-CPU = {"device": "cpu"}
+CPU: dict[str, Any] = {"device": "cpu"}
+SECRET = {"hf-token": "hunter2"}
 ROOMY: dict[str, Any] = {"memory_mib": 64 * GIB, "disk_free_mib": {"/opt": 10**6, "/srv": 10**6}}
 
 
@@ -73,3 +74,13 @@ def test_every_gpu_instance_gets_the_drivers_devices_and_no_others(record):
     assert [line for line in found if line.startswith("Device")] == ["DeviceAllow=char-nvidia* rw"]
     # What a GPU's engine takes of the host's memory is not known, so nothing is limited.
     assert not any(line.startswith("MemoryMax=") for line in found)
+
+
+def test_a_secret_option_makes_the_configuration_a_secret_file():
+    made = plan(facts("cpu-16-cores-avx512", **ROOMY), [{**ONE, "extra_args": SECRET}], **CPU)
+    assert made.instances[0].secret_options == ["hf-token"]
+    files = {file.path: file.secret for file in made.managed.files}
+    assert files["/etc/vllm/a.yaml"]
+    # Without one, its checksum is of use and tells nothing.
+    open_one = plan(facts("cpu-16-cores-avx512", **ROOMY), [ONE], **CPU)
+    assert not {file.path: file.secret for file in open_one.managed.files}["/etc/vllm/a.yaml"]

@@ -190,6 +190,7 @@ def _instance(
         files=_files(context, words),
         environment=environment,
         secret_names=sorted(name for name in words.env if SECRET_NAME.search(name)),
+        secret_options=sorted(name for name in config if SECRET_OPTION.search(name)),
         ready_timeout=words.ready_timeout,
     )
 
