@@ -3,13 +3,14 @@
 In this order: the last ones change the server.
 """
 
-import json
 import time
 
 import httpx
 import pytest
 import yaml
-from conftest import INVENTORY, Answer, provision, wait_for
+from conftest import INVENTORY
+
+from tests.instances import Answer, provision, wait_for
 
 # What is killed: the API server, the engine's core, its worker.
 PROCESSES = ["vllm serve", "VLLM::EngineCore", "VLLM::Worker"]
@@ -18,19 +19,15 @@ DRAIN, STOP = 30, 60
 
 
 def test_each_has_cores_and_memory_of_its_own(chat, vectors):
-    environment = {
-        one.name: dict(
-            line.split("=", 1)
-            for line in one.host.file(f"/etc/vllm/{one.name}.env").content_string.splitlines()
-            if "=" in line
-        )
+    bound = {
+        line
         for one in (chat, vectors)
+        for line in one.host.file(f"/etc/vllm/{one.name}.env").content_string.splitlines()
+        if line.startswith("VLLM_CPU_OMP_THREADS_BIND=")
     }
-    bound = {env["VLLM_CPU_OMP_THREADS_BIND"] for env in environment.values()}
-    assert len(bound) == 2 or bound == {'"nobind"'}
-    limits = [int(one.shown("MemoryMax")) for one in (chat, vectors)]
+    assert len(bound) == 2 or bound == {'VLLM_CPU_OMP_THREADS_BIND="nobind"'}
     total = int(chat.host.check_output("awk '/MemTotal/{print $2 * 1024}' /proc/meminfo"))
-    assert all(limit < total for limit in limits)
+    assert all(int(one.shown("MemoryMax")) < total for one in (chat, vectors))
 
 
 @pytest.mark.parametrize("who", PROCESSES)
@@ -43,10 +40,10 @@ def test_a_killed_process_is_an_instance_that_comes_back(chat, vectors, quiet, f
     figure(f"killed {who}: answers again after {time.monotonic() - began:.0f} s")
     assert chat.ask().status_code == httpx.codes.OK
     assert chat.shown("NRestarts") == "1"
-    # Nothing of it is left: no process, wherever it may have gone, and no shared memory.
+    # Nothing of the old one is left: no process, wherever it may have gone, and no shared memory.
     mine = {pid for pid, _ in {**chat.processes(), **vectors.processes()}}
     assert {int(pid) for pid in chat.host.check_output("ps -o pid= -u vllm").split()} == mine
-    assert not {pid for pid, _ in old} & mine - {pid for pid, _ in quiet}
+    assert not set(old) & set(chat.processes())
     assert chat.host.check_output("find /dev/shm -user vllm") == ""
     assert vectors.processes() == quiet
 
@@ -60,7 +57,7 @@ def test_an_answer_is_finished_before_the_service_stops(chat, vectors, quiet):
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
     assert refused.json()["error"]["code"] == "engine_unavailable"
     answer.join(DRAIN)
-    assert answer.whole, (answer.pieces, answer.finish, answer.last, answer.error)
+    assert answer.whole, str(answer)
     wait_for(lambda: chat.shown("ActiveState") == "inactive", STOP)
     assert chat.shown("Result") == "success"
     assert vectors.processes() == quiet
@@ -72,9 +69,9 @@ def test_an_answer_is_finished_before_the_service_stops(chat, vectors, quiet):
 def test_a_stop_waits_for_no_answer_for_ever(chat, figure):
     answer = Answer(chat, 2000)
     began = time.monotonic()
-    assert chat.systemctl("stop").rc == 0
+    chat.systemctl("stop")
     seconds = time.monotonic() - began
-    figure(f"stopped in the middle of 2000 tokens: {seconds:.0f} s, {answer.pieces} said")
+    figure(f"stopped while 2000 tokens were being said: {seconds:.0f} s, {answer}")
     assert seconds < STOP
     assert chat.shown("Result") == "success"
     chat.systemctl("start")
@@ -84,40 +81,16 @@ def test_a_stop_waits_for_no_answer_for_ever(chat, figure):
 @pytest.mark.usefixtures("quiet")
 def test_at_a_reboot_answers_are_finished_and_all_come_back(chat, vectors, figure):
     answer = Answer(chat, 400)
-    before = chat.host.check_output("cat /proc/sys/kernel/random/boot_id; stat -c %Y /run")
+    began = time.monotonic()
     chat.host.run("systemctl reboot --no-block")
     answer.join(DRAIN)
-    assert answer.whole, (answer.pieces, answer.finish, answer.last, answer.error)
+    assert answer.whole, str(answer)
+    # The machine is gone, door and all.
     wait_for(lambda: chat.health() == 0, STOP)
-    figure(f"both answer {chat.ready():.0f} s after the reboot began")
+    chat.ready()
     vectors.ready()
-    assert chat.host.check_output("cat /proc/sys/kernel/random/boot_id; stat -c %Y /run") != before
+    figure(f"both answer {time.monotonic() - began:.0f} s after a reboot was asked for")
     assert chat.ask().status_code == vectors.ask().status_code == httpx.codes.OK
-
-
-@pytest.mark.usefixtures("quiet")
-def test_a_start_that_fails_again_and_again_ends_as_failed(chat, vectors):
-    others = chat.processes()
-    folder = f"/run/systemd/system/{vectors.unit}.d"
-    lines = r"[Service]\nExecStart=\nExecStart=/usr/bin/false\n"
-    vectors.host.check_output(f"mkdir -p {folder} && printf '{lines}' > {folder}/fails.conf")
-    try:
-        vectors.host.check_output("systemctl daemon-reload")
-        vectors.systemctl("restart")
-        wait_for(lambda: vectors.shown("ActiveState") == "failed", 120)
-        status = vectors.systemctl("status --no-pager").stdout
-        assert "Start request repeated too quickly" in status
-        assert "failed (Result: exit-code)" in status
-        # It stays so.
-        time.sleep(8)
-        assert vectors.shown("ActiveState") == "failed"
-        assert vectors.ask().status_code == httpx.codes.SERVICE_UNAVAILABLE
-    finally:
-        vectors.host.run(f"rm -r {folder}; systemctl daemon-reload")
-        vectors.systemctl("reset-failed")
-        vectors.systemctl("start")
-    vectors.ready()
-    assert chat.processes() == others
 
 
 def words():
@@ -129,21 +102,19 @@ def words():
 def test_one_that_changes_is_restarted_alone(chat, vectors, quiet):
     before = chat.processes()
     one, other = words()
-    changed = json.dumps({"vllm_instances": [{**one, "max_model_len": 1024}, other]})
-    provision("--extra-vars", changed)
+    provision(INVENTORY, variables={"vllm_instances": [{**one, "max_model_len": 1024}, other]})
     assert not set(chat.processes()) & set(before)
     assert vectors.processes() == quiet
-    (model,) = chat.client().get("/v1/models").json()["data"]
+    (model,) = chat.client.get("/v1/models").json()["data"]
     assert model["max_model_len"] == 1024
 
 
 def test_one_that_goes_leaves_its_neighbour_alone(chat, vectors, quiet):
     _, other = words()
-    provision("--extra-vars", json.dumps({"vllm_instances": [other]}))
-    assert vectors.processes() == quiet
+    provision(INVENTORY, variables={"vllm_instances": [other]})
     assert vectors.ask().status_code == httpx.codes.OK
     assert chat.processes() == {}
     assert chat.health() == 0
-    assert chat.shown("UnitFileState") in ("disabled", "")
     left = chat.host.run("ls -d /etc/vllm/chat.* /etc/systemd/system/vllm@chat* /run/vllm/chat")
     assert left.stdout == ""
+    assert vectors.processes() == quiet

@@ -1,9 +1,11 @@
 """The systemd service as an operator meets it."""
 
 import pytest
-from conftest import INSTANCE, SERVERS, UNIT
+from conftest import INSTANCE, MODEL, SERVERS, UNIT
 
 testinfra_hosts = SERVERS
+# The most that systemd-analyze may say, of 10.
+EXPOSURE = 0.6
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,16 @@ def test_owners_and_modes(host, path, user, group, mode):
     assert (found.user, found.group, found.mode) == (user, group, mode)
 
 
-def test_it_is_well_hardened(host):
-    words = host.check_output(f"systemd-analyze security --no-pager {UNIT} | tail -1").split()
-    exposure = float(next(word for word in words if word.replace(".", "").isdigit()))
-    assert exposure <= 1.0
+def test_it_is_well_hardened_while_it_answers(host, door):
+    ask = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 64, "stream": True}
+    with door.stream("POST", "/v1/completions", json=ask) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        command = f"systemd-analyze security --no-pager {UNIT}"
+        # A locale with marks, by which the lines of what is open are known.
+        *table, overall = host.check_output(f"LC_ALL=C.UTF-8 {command}").splitlines()
+        said = [first, *lines]
+    assert "data: [DONE]" in said
+    exposure = float(next(word for word in overall.split() if word.replace(".", "").isdigit()))
+    offenders = [line.strip() for line in table if line.strip().startswith("✗")]
+    assert exposure <= EXPOSURE, "\n".join(offenders)
