@@ -34,6 +34,24 @@ def wait_for(what: Callable[[], T], seconds: float, *, pause: float = 0.3) -> T:
     return found
 
 
+# The most that systemd-analyze may say of an instance on a CPU, of 10.
+MOST_EXPOSED = 0.6
+
+
+def exposure(host: Any, unit: str) -> tuple[float, str]:
+    """How exposed systemd-analyze says that a unit is, and its lines about what is open.
+
+    Args:
+        host: The machine, as testinfra's host.
+        unit: The unit.
+    """
+    # A locale with marks, by which these lines are known.
+    command = f"LC_ALL=C.UTF-8 systemd-analyze security --no-pager {unit}"
+    *table, overall = host.check_output(command).splitlines()
+    figure = next(word for word in overall.split() if word.replace(".", "").isdigit())
+    return float(figure), "\n".join(line.strip() for line in table if "✗" in line)
+
+
 class Instance:
     """One instance of a server.
 

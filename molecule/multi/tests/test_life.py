@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import INVENTORY
 
-from tests.instances import Answer, provision, wait_for
+from tests.instances import MOST_EXPOSED, Answer, exposure, provision, wait_for
 
 # What is killed: the API server, the engine's core, its worker.
 PROCESSES = ["vllm serve", "VLLM::EngineCore", "VLLM::Worker"]
@@ -28,6 +28,15 @@ def test_each_has_cores_and_memory_of_its_own(chat, vectors):
     assert len(bound) == 2 or bound == {'VLLM_CPU_OMP_THREADS_BIND="nobind"'}
     total = int(chat.host.check_output("awk '/MemTotal/{print $2 * 1024}' /proc/meminfo"))
     assert all(int(one.shown("MemoryMax")) < total for one in (chat, vectors))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_each_is_well_hardened_while_it_answers(chat, vectors):
+    answer = Answer(chat, 200)
+    found = [exposure(one.host, one.unit) for one in (chat, vectors)]
+    assert answer.is_alive(), "the answer was too short for this test"
+    for figure, offenders in found:
+        assert figure <= MOST_EXPOSED, offenders
 
 
 @pytest.mark.parametrize("who", PROCESSES)

@@ -3,9 +3,9 @@
 import pytest
 from conftest import INSTANCE, MODEL, SERVERS, UNIT
 
+from tests.instances import MOST_EXPOSED, exposure
+
 testinfra_hosts = SERVERS
-# The most that systemd-analyze may say, of 10.
-EXPOSURE = 0.6
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,13 @@ def test_its_properties(properties, name, value):
 
 
 def test_the_engine_has_no_network(host, properties):
-    links = host.check_output(f"nsenter --net --target {properties['MainPID']} ip -brief link")
-    assert [line.split()[0] for line in links.splitlines()] == ["lo"]
+    inside = f"nsenter --net --target {properties['MainPID']}"
+    links = host.check_output(f"{inside} ip -brief link").splitlines()
+    assert [line.split()[0] for line in links] == ["lo"]
+    assert host.check_output(f"{inside} ip route; {inside} ip -6 route show default") == ""
+    listening = host.check_output(f"{inside} ss --no-header --listening --tcp --udp --numeric")
+    places = {line.split()[4].rpartition(":")[0] for line in listening.splitlines()}
+    assert places <= {"127.0.0.1", "[::1]"}
 
 
 def test_its_processes_are_not_roots(host):
@@ -104,11 +109,7 @@ def test_it_is_well_hardened_while_it_answers(host, door):
     with door.stream("POST", "/v1/completions", json=ask) as answer:
         lines = answer.iter_lines()
         first = next(lines)
-        command = f"systemd-analyze security --no-pager {UNIT}"
-        # A locale with marks, by which the lines of what is open are known.
-        *table, overall = host.check_output(f"LC_ALL=C.UTF-8 {command}").splitlines()
+        figure, offenders = exposure(host, UNIT)
         said = [first, *lines]
     assert "data: [DONE]" in said
-    exposure = float(next(word for word in overall.split() if word.replace(".", "").isdigit()))
-    offenders = [line.strip() for line in table if line.strip().startswith("✗")]
-    assert exposure <= EXPOSURE, "\n".join(offenders)
+    assert figure <= MOST_EXPOSED, offenders
