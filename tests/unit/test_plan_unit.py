@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_plan_gpu import ONE, TWO, facts, plan
+from tests.unit.test_plan_gpu import ONE, facts, plan
 
 GIB = 1024
 SYSTEM = 1024
@@ -34,7 +34,8 @@ def test_a_cpu_instance_differs_from_the_template_by_its_memory_alone():
 
 
 def test_an_instance_may_take_what_its_neighbours_do_not_need():
-    chosen = [{**TWO[0], "kv_cache_gib": 4}, {**TWO[1], "kv_cache_gib": 8}]
+    second = {**ONE, "name": "b", "port": 8001, "kv_cache_gib": 8}
+    chosen = [{**ONE, "kv_cache_gib": 4}, second]
     made = plan(facts("cpu-16-cores-avx512", **ROOMY), chosen, mib=1000, **CPU)
     found = [limit(one.drop_in) for one in made.instances]
     rest = 64 * GIB - SYSTEM
