@@ -219,7 +219,9 @@ def _managed(
         ManagedFile(path="/etc/vllm/api_key", secret=True),
     ]
     for one in instances:
-        files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
+        files.append(
+            ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=bool(one.secret_options))
+        )
         files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
         files += [ManagedFile(path=file.path, secret=False) for file in one.files]
         if one.drop_in:
