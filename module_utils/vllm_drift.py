@@ -115,12 +115,13 @@ def line_differences(lines: list[dict[str, Any]], trees: list[dict[str, Any]]) -
     return found
 
 
-def inputs_since(service: dict[str, Any], started: float) -> str | None:
+def inputs_since(service: dict[str, Any], started: float, told: set[str]) -> str | None:
     """Return what a service reads at its start and that is newer than that; None without one.
 
     Args:
         service: with its inputs and trees.
         started: when it started, in seconds since 1970.
+        told: files that differ anyway.
     """
     now = time.time()
     # A drop-in's limits hold as soon as systemd has read them: when a neighbour comes, they change.
@@ -130,7 +131,11 @@ def inputs_since(service: dict[str, Any], started: float) -> str | None:
         times[tree] = float((read_marker(Path(tree)) or {}).get("filled") or 0)
         times[tree] = max(times[tree], float(manifest_of(Path(tree)).get("placed") or 0))
     # What lies in the future was written by a clock that was wrong, and says nothing.
-    newer = [path for path, when in sorted(times.items()) if started + SLACK < when <= now]
+    newer = [
+        path
+        for path, when in sorted(times.items())
+        if started + SLACK < when <= now and path not in told
+    ]
     return newer[0] if newer else None
 
 
@@ -142,10 +147,11 @@ def mtime(path: str) -> float:
         return 0
 
 
-def service_differences(services: list[dict[str, Any]]) -> list[Difference]:
+def service_differences(services: list[dict[str, Any]], told: set[str]) -> list[Difference]:
     """Return which services are ill, or run since before what they read was last written.
 
-    One that is still within the time that its start may take is starting, and not ill.
+    What was changed by hand is told by itself. A service that is still within the time that its
+    start may take is starting, and not ill.
     """
     states = vllm_units.show([one["unit"] for one in services])
     found: list[Difference] = []
@@ -153,7 +159,7 @@ def service_differences(services: list[dict[str, Any]]) -> list[Difference]:
         active = vllm_units.active_seconds(states[one["unit"]])
         if active is None:
             continue  # the difference of the unit says so
-        newer = inputs_since(one, time.time() - active)
+        newer = inputs_since(one, time.time() - active, told)
         if newer:
             text = "runs since before that was written"
             found.append(difference(STALE, one["unit"], f"started with {newer}", text))
@@ -210,7 +216,8 @@ def differences(receipt: dict[str, Any], key: bytes, *, deep: bool) -> list[Diff
     found += environment_differences(environments(receipt), deep=deep)
     found += model_differences(receipt.get("content", {}).get("models") or [], deep=deep)
     found += [difference(*one) for one in vllm_units.differences(receipt.get("units", []), ours)]
-    found += service_differences(receipt.get("services", []))
+    told = {one["subject"] for one in found}
+    found += service_differences(receipt.get("services", []), told)
     return found
 
 
