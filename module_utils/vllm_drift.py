@@ -124,9 +124,7 @@ def inputs_since(service: dict[str, Any], started: float, told: set[str]) -> str
         told: files that differ anyway.
     """
     now = time.time()
-    # A drop-in's limits hold as soon as systemd has read them: when a neighbour comes, they change.
-    files = [one for one in service.get("inputs") or [] if Path(one).parent.suffix != ".d"]
-    times = {path: mtime(path) for path in files}
+    times = {path: mtime(path) for path in service.get("inputs") or []}
     for tree in service.get("trees") or []:
         times[tree] = float((read_marker(Path(tree)) or {}).get("filled") or 0)
         times[tree] = max(times[tree], float(manifest_of(Path(tree)).get("placed") or 0))
