@@ -241,9 +241,10 @@ def test_the_kv_cache_asked_for_is_told_to_the_engine():
     assert made.instances[0].config["kv-cache-memory-bytes"] == 4 * 2**30
 
 
-def test_a_cpu_instance_opens_no_device():
+def test_a_cpu_instance_needs_nothing_beside_the_template():
     made = plan(facts("cpu-2-cores-avx2"))
-    assert not any("Device" in line for line in made.instances[0].drop_in)
+    assert made.instances[0].drop_in == []
+    assert not any(".service.d/" in f.path and "vllm@" in f.path for f in made.managed.files)
 
 
 def test_the_unit_of_a_gpu_instance_opens_the_gpu_and_nothing_else():

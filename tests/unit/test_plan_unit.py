@@ -9,8 +9,6 @@ import pytest
 from tests.unit.test_plan_gpu import ONE, facts, plan
 
 GIB = 1024
-SYSTEM = 1024
-ENGINE = 2048
 CPU: dict[str, Any] = {"device": "cpu"}
 SECRET = {"hf-token": "hunter2"}
 ROOMY: dict[str, Any] = {"memory_mib": 64 * GIB, "disk_free_mib": {"/opt": 10**6, "/srv": 10**6}}
@@ -22,34 +20,14 @@ def lines(instance: dict[str, Any], **more: Any) -> list[str]:
     return found
 
 
-def limit(lines: list[str]) -> int:
-    """The most memory of an instance in MiB."""
-    (line,) = [one for one in lines if one.startswith("MemoryMax=")]
-    return int(line.removeprefix("MemoryMax=").removesuffix("M"))
+def test_a_cpu_instance_differs_from_the_template_by_nothing():
+    assert lines(ONE) == []
 
 
-def test_a_cpu_instance_differs_from_the_template_by_its_memory_alone():
-    (only,) = lines(ONE)
-    assert limit([only]) == 64 * GIB - SYSTEM
-
-
-def test_an_instance_may_take_what_its_neighbours_do_not_need():
+def test_no_unit_depends_on_its_neighbours():
     second = {**ONE, "name": "b", "port": 8001, "kv_cache_gib": 8}
-    chosen = [{**ONE, "kv_cache_gib": 4}, second]
-    made = plan(facts("cpu-16-cores-avx512", **ROOMY), chosen, mib=1000, **CPU)
-    found = [limit(one.drop_in) for one in made.instances]
-    rest = 64 * GIB - SYSTEM
-    assert found == [
-        (rest - (ENGINE + 1000 + 8 * GIB)) // 256 * 256,
-        (rest - (ENGINE + 1000 + 4 * GIB)) // 256 * 256,
-    ]
-    assert any(reason.subject == "a.MemoryMax" for reason in made.reasons)
-
-
-@pytest.mark.parametrize("taken", [0, 3, 40])
-def test_a_kernel_that_takes_a_little_more_for_itself_restarts_nothing(taken):
-    on = facts("cpu-16-cores-avx512", **{**ROOMY, "memory_mib": 64 * GIB - 130 - taken})
-    assert limit(plan(on, [ONE], **CPU).instances[0].drop_in) == 63 * GIB - 256
+    made = plan(facts("cpu-16-cores-avx512", **ROOMY), [ONE, second], **CPU)
+    assert [one.drop_in for one in made.instances] == [[], []]
 
 
 @pytest.mark.parametrize(("seconds", "line"), [(600, None), (715, None), (716, 3605), (1800, 9025)])
@@ -73,8 +51,6 @@ def test_every_gpu_instance_gets_the_drivers_devices_and_no_others(record):
     made = plan(facts(record, disk_free_mib={"/srv": 10**7, "/opt": 10**6}), [ONE])
     found = made.instances[0].drop_in
     assert [line for line in found if line.startswith("Device")] == ["DeviceAllow=char-nvidia* rw"]
-    # What a GPU's engine takes of the host's memory is not known, so nothing is limited.
-    assert not any(line.startswith("MemoryMax=") for line in found)
 
 
 def test_a_secret_option_makes_the_configuration_a_secret_file():

@@ -112,13 +112,11 @@ class Part(NamedTuple):
         cache_gib: Its KV cache; None where the engine takes what is left of a GPU.
         cores: VLLM_CPU_OMP_THREADS_BIND; None on a GPU.
         share: Its GPUs; None on a CPU.
-        memory_mib: The most memory of its processes; None on a GPU's host.
     """
 
     cache_gib: int | None
     cores: str | None
     share: gpu.Share | None
-    memory_mib: int | None = None
 
 
 def _parts(
@@ -136,8 +134,7 @@ def _parts(
         }
         return {i.name: Part(caches[i.name], None, shares.get(i.name)) for i in instances}
     memory, cores = share.kv_cache(context, catalogue(context), sizes), share.cores(context)
-    most = unit.memory_limits(context, memory, sizes)
-    return {i.name: Part(memory[i.name], cores[i.name], None, most[i.name]) for i in instances}
+    return {i.name: Part(memory[i.name], cores[i.name], None) for i in instances}
 
 
 def _gpu_cache(
@@ -183,9 +180,7 @@ def _instance(
         served_names=names,
         socket=socket,
         address=address,
-        drop_in=unit.drop_in(
-            device, config, unit.Form(has_socket, has_file), words.ready_timeout, part.memory_mib
-        ),
+        drop_in=unit.drop_in(device, config, unit.Form(has_socket, has_file), words.ready_timeout),
         config=config,
         files=_files(context, words),
         environment=environment,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import share
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vllm_ansible.data import Device
-    from vllm_ansible.plan.context import Context
 
 # Every version has this program; `vllm serve` came later.
 SERVER = "/opt/vllm/current/bin/python -m vllm.entrypoints.openai.api_server"
@@ -35,8 +32,6 @@ LOOPBACK = [
 DRAIN, STOPPING = 30, 30
 # Its limit of starts: so many within so many seconds, with a pause of so many after each.
 STARTS, INTERVAL, PAUSE = 5, 3600, 5
-# MiB to which a limit of memory is rounded down.
-ROUND = 256
 
 
 class Form(NamedTuple):
@@ -46,25 +41,16 @@ class Form(NamedTuple):
     has_config_file: bool
 
 
-def drop_in(
-    device: Device,
-    config: Mapping[str, Any],
-    form: Form,
-    ready_timeout: int,
-    memory_mib: int | None,
-) -> list[str]:
-    """The lines that differ from the template, first those of the section [Service].
+def drop_in(device: Device, config: Mapping[str, Any], form: Form, ready_timeout: int) -> list[str]:
+    """The lines that differ from the template, first those of the section [Service]; or none.
 
     Args:
         device: What the engine computes on.
         config: Arguments by flag.
         form: What its version can do.
         ready_timeout: Seconds that a start may take.
-        memory_mib: The most memory that its processes may take together; None for no limit.
     """
     lines = list(GPU) if device == "gpu" else []
-    if memory_mib is not None:
-        lines.append(f"MemoryMax={memory_mib}M")
     drain = config.get("shutdown-timeout", DRAIN)
     if isinstance(drain, int) and drain > DRAIN:
         lines.append(f"TimeoutStopSec={drain + STOPPING}")
@@ -75,32 +61,6 @@ def drop_in(
     # Or a start that fails this late would never be one too many.
     interval = STARTS * (ready_timeout + PAUSE)
     return [*lines, "[Unit]", f"StartLimitIntervalSec={interval}"] if interval > INTERVAL else lines
-
-
-def memory_limits(
-    context: Context, caches: Mapping[str, int], sizes: Mapping[str, int]
-) -> dict[str, int]:
-    """The most memory of each instance on a CPU, by name: what the others do not need, in MiB.
-
-    The engine does not see such a limit and is not sized by it: it is there so that one that grows
-    is killed itself, and neither its neighbours nor the host's own services.
-
-    Args:
-        context: The host's words and facts.
-        caches: Each instance's KV cache in GiB, by name.
-        sizes: The models' weights in MiB, by name; 0 where they are not known.
-    """
-    instances, mib = context.words.instances, share.MIB_PER_GIB
-    needs = {
-        i.name: share.ENGINE_OVERHEAD_MIB + sizes[i.model] + caches[i.name] * mib for i in instances
-    }
-    free = context.facts.memory_mib - share.SYSTEM_RESERVE_MIB - sum(needs.values())
-    # Rounded, so that a kernel that takes a little more for itself is no reason for a restart.
-    limits = {name: (need + max(free, 0)) // ROUND * ROUND for name, need in needs.items()}
-    for name, limit in limits.items():
-        why = "the host's memory less the system's reserve and what the other instances need"
-        context.because(f"{name}.MemoryMax", f"{limit} MiB", why)
-    return limits
 
 
 def words(config: Mapping[str, Any]) -> list[str]:
