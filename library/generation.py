@@ -316,7 +316,7 @@ def require_release(one: Generation) -> None:
 
 def target_of(path: str) -> str | None:
     """Return where a link points; None when there is no link."""
-    return os.readlink(path) if Path(path).is_symlink() else None
+    return str(Path(path).readlink()) if Path(path).is_symlink() else None
 
 
 def point(path: Path, target: str) -> None:

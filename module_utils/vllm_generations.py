@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import stat
 import time
@@ -339,5 +338,5 @@ def running_from(releases: Iterable[Path]) -> set[Path]:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with contextlib.suppress(OSError):
-                programs.add(os.readlink(process / "exe"))
+                programs.add(str((process / "exe").readlink()))
     return {one for one in releases if any(text.startswith(f"{one}/") for text in programs)}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_plan import facts
-from tests.unit.test_serving import DATA, TEXT, words
+from tests.unit.test_plan import DATA, facts
+from tests.unit.test_serving import TEXT, words
 from vllm_ansible.plan import plan_host
 from vllm_ansible.schema import check_host
 

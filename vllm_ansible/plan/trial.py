@@ -104,7 +104,7 @@ def _renamed(
 
     Args:
         context: Inputs and findings.
-        release: The release that it runs, named by its own path, as the link still points elsewhere.
+        release: The release that it runs, by its own path: the link still points elsewhere.
         one: The instance as it will serve.
         environment: What differs besides.
     """
@@ -140,13 +140,14 @@ class _Places:
     """Where an instance's own things lie, and where those of its double do."""
 
     def __init__(self, name: str, other: str, release: str) -> None:
-        own = re.escape(name)
+        own, end = re.escape(name), "(?=/|$)"
+        config = rf"/etc/vllm/{own}\.(?=yaml|env|jinja|logging\.json)"
         self.moves = [
-            (re.compile(rf"/etc/vllm/{own}\.(?=yaml|env|jinja|logging\.json)"), f"/etc/vllm/{other}."),
-            (re.compile(rf"/run/vllm/{own}(?=/|$)"), f"/run/vllm/{other}"),
-            (re.compile(rf"/var/cache/vllm/{own}(?=/|$)"), f"/var/cache/vllm/{other}"),
-            (re.compile(rf"{CURRENT}(?=/|$)"), release),
-        ]  # fmt: skip
+            (re.compile(config), f"/etc/vllm/{other}."),
+            (re.compile(f"/run/vllm/{own}{end}"), f"/run/vllm/{other}"),
+            (re.compile(f"/var/cache/vllm/{own}{end}"), f"/var/cache/vllm/{other}"),
+            (re.compile(f"{CURRENT}{end}"), release),
+        ]
 
     def moved(self, value: Any) -> Any:
         """A value with all paths in it moved."""

@@ -9,14 +9,15 @@ It ends with status 0, or says why the server would not start.
 """
 
 import sys
+from typing import Any
 
 
-def served(words):
+def served(words: list[str]) -> Any:
     """Return what `vllm serve` makes of the words, by its own main()."""
     from vllm.entrypoints.cli import main as program
     from vllm.entrypoints.cli.serve import ServeSubcommand
 
-    found = []
+    found: list[Any] = []
     # What comes after parsing and its checks: the server's start.
     ServeSubcommand.cmd = staticmethod(found.append)
     sys.argv = ["vllm", *words]
@@ -24,7 +25,7 @@ def served(words):
     return found[0]
 
 
-def started(words):
+def started(words: list[str]) -> Any:
     """Return what the server's module makes of its arguments."""
     from vllm.entrypoints.openai import cli_args
 
@@ -38,7 +39,7 @@ def started(words):
     return args
 
 
-def main():
+def main() -> None:
     """Take them."""
     how, words = sys.argv[1], sys.argv[2:]
     args = served(words) if words[0] == "serve" else started(words)

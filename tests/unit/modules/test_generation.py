@@ -23,10 +23,12 @@ class Host:
         self.current = root / "current"
 
     def __call__(self, state: str, **more: Any) -> dict[str, Any]:
-        places = {
-            "root": str(self.generations), "receipt": str(self.receipt),
-            "notes": str(self.root / "notes"), "releases": str(self.root / "releases"),
-        }  # fmt: skip
+        places: dict[str, Any] = {
+            "root": str(self.generations),
+            "receipt": str(self.receipt),
+            "notes": str(self.root / "notes"),
+            "releases": str(self.root / "releases"),
+        }
         return self.module(state=state, **places, **more)
 
     def release(self, name: str, stage: str = "complete") -> Path:
@@ -182,7 +184,8 @@ def test_only_what_differs_is_started_anew(host: Host) -> None:
     said = host("restored", name="a" * 12)
     assert said["written"] == [str(host.root / "etc/two.env")]
     # Cut off before they were started: whoever comes next knows.
-    assert [one["restart"] for one in host("restored", name="a" * 12)["instances"]] == [False, True]
+    said = host("restored", name="a" * 12)
+    assert [one["restart"] for one in said["instances"]] == [False, True]
     host("used", name="a" * 12)
     assert not host("restored", name="a" * 12)["changed"]
 
@@ -190,9 +193,8 @@ def test_only_what_differs_is_started_anew(host: Host) -> None:
 def test_what_a_failed_run_has_made_goes_with_it(host: Host) -> None:
     host.run("1", "a")
     (host.root / "etc/new.yaml").write_text("")
-    said = host(
-        "restored", name="a" * 12, files=[str(host.root / "etc/new.yaml")], units=["vllm@new.service"]
-    )  # fmt: skip
+    made = [str(host.root / "etc/new.yaml")]
+    said = host("restored", name="a" * 12, files=made, units=["vllm@new.service"])
     assert not (host.root / "etc/new.yaml").exists()
     assert said["surplus"] == ["vllm@new.service"]
 
