@@ -226,10 +226,10 @@ class Host:
         """Put a generation's files and links back.
 
         Raises:
-            HostError: it is not kept, damaged, or its release is gone.
+            HostError: it is not kept, damaged, or its release or a model of it is gone.
         """
         one = self.chosen()
-        require_release(one)
+        require_whole(one)
         changing = [file for file in one.files() if differs(file)]
         ours = {item["path"] for item in self.receipt.get("files") or []}
         ours |= set(self.params["files"])
@@ -300,13 +300,19 @@ class Host:
         return self.result(changed=bool(removed), removed=removed, diff=shown_diff(removed))
 
 
-def require_release(one: Generation) -> None:
-    """Refuse a generation whose release is not there as it was.
+def require_whole(one: Generation) -> None:
+    """Refuse a generation whose release or models are not there as they were.
 
     Raises:
-        HostError: it is gone, or was not completed.
+        HostError: they are gone, or the release was not completed.
     """
     path = one.release_path
+    gone = [model for model in one.about.get("models") or [] if not Path(model).is_dir()]
+    if gone:
+        raise HostError(
+            f"generation {one.name} served {', '.join(gone)}, which is no longer there;"
+            " take another one, or run site.yml with the inventory of that time"
+        )
     if path and (read_marker(Path(path)) or {}).get("stage") != COMPLETE:
         raise HostError(
             f"generation {one.name} ran the release {path}, which is no longer there whole;"

@@ -257,6 +257,7 @@ def described(receipt: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], di
         "links": list(receipt.get("links") or []),
         "units": list(receipt.get("units") or []),
         "instances": instances,
+        "models": [str(one["path"]) for one in content.get("models") or [] if one.get("path")],
         "notes": {one["name"]: notes.read(one["name"]) for one in instances},
     }
     return about, data

@@ -208,6 +208,18 @@ def test_a_generation_whose_release_is_gone_is_refused(host: Host) -> None:
     assert host.current.resolve().name == "2"
 
 
+def test_a_generation_whose_model_is_gone_is_refused(host: Host) -> None:
+    host.run("1", "a")
+    about = host.generations / ("a" * 12) / "generation.json"
+    said = json.loads(about.read_text())
+    model = host.root / "models/m"
+    about.write_text(json.dumps({**said, "models": [str(model)]}))
+    host.run("2", "b")
+    assert f"served {model}" in host("restored", fails=True)["msg"]
+    model.mkdir(parents=True)
+    host("restored")
+
+
 def test_a_damaged_copy_is_refused_before_anything_is_touched(host: Host) -> None:
     host.run("1", "a", "one", "two")
     host.run("2", "b", "one", "two")
