@@ -158,6 +158,7 @@ from ansible.module_utils.vllm_generations import (
     to_keep,
 )
 from ansible.module_utils.vllm_placing import differs, place, take_away
+from ansible.module_utils.vllm_process import run
 from ansible.module_utils.vllm_release import COMPLETE, read_marker
 
 
@@ -237,7 +238,11 @@ class Host:
         links = [item for item in one.about["links"] if target_of(item["path"]) != item["target"]]
         written = sorted([*(file.path for file in changing), *going])
         instances = [
-            {**instance, "restart": bool(links) or self.altered(one, instance, written)}
+            {
+                **instance,
+                "restart": self.altered(one, instance, written)
+                or runs_another(instance["unit"], one.release_path, otherwise=bool(links)),
+            }
             for instance in one.about["instances"]
         ]
         if not self.check:
@@ -318,6 +323,16 @@ def require_whole(one: Generation) -> None:
             f"generation {one.name} ran the release {path}, which is no longer there whole;"
             " take another one, or run site.yml with the inventory of that time"
         )
+
+
+def runs_another(unit: str, release: str, *, otherwise: bool) -> bool:
+    """Return whether a unit runs from another release; `otherwise` where that is not known."""
+    try:
+        result = run(["systemctl", "show", "--property=MainPID", "--value", unit], timeout=30)
+        program = Path(f"/proc/{int(result.output)}/exe").readlink()
+    except (HostError, ValueError, OSError):
+        return otherwise
+    return not str(program).startswith(f"{release}/")
 
 
 def target_of(path: str) -> str | None:

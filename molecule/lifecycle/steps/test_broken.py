@@ -37,7 +37,7 @@ def test_the_old_one_serves_on(
     processes = server.process("tiny"), server.process("other")
     with Asker(server, "tiny") as tiny, Asker(server, "other") as other:
         text = play(playbook, *WORDS, *words, fails=True)
-    assert says in text
+    assert says in text, what
     assert "Nothing was lost: the host serves 0.31.0-cpu-" in text
     assert server.receipt() == before
     assert (server.release(), server.running("tiny")) == ("0.31.0", "0.31.0")

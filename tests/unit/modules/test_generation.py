@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.modules.conftest import ROOT, ModuleRunner, load
+from tests.unit.modules.conftest import ROOT, ModuleRunner, load, write_program
 
 
 class Host:
@@ -21,6 +23,7 @@ class Host:
         self.generations = root / "generations"
         self.receipt = root / "receipt.json"
         self.current = root / "current"
+        self.processes = list[subprocess.Popen[bytes]]()
 
     def __call__(self, state: str, **more: Any) -> dict[str, Any]:
         places: dict[str, Any] = {
@@ -74,8 +77,12 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, module: ModuleRunner) -> Host:
-    return Host(tmp_path, module)
+def host(tmp_path: Path, module: ModuleRunner) -> Iterator[Host]:
+    made = Host(tmp_path, module)
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
 
 
 def test_what_is_kept_is_for_root_alone_and_is_kept_once(host: Host) -> None:
@@ -188,6 +195,27 @@ def test_only_what_differs_is_started_anew(host: Host) -> None:
     assert [one["restart"] for one in said["instances"]] == [False, True]
     host("used", name="a" * 12)
     assert not host("restored", name="a" * 12)["changed"]
+
+
+def test_a_process_of_the_generation_s_release_is_left_alone_though_the_link_was_moved(
+    host: Host, programs: Path
+) -> None:
+    """A run that failed at the first instance has not touched the second one."""
+    host.run("1", "a", "one", "two")
+    for name, version in (("one", "2"), ("two", "1")):
+        program = host.release(version) / "bin/sleep"
+        program.parent.mkdir(exist_ok=True)
+        shutil.copy(str(shutil.which("sleep")), program)
+        process = subprocess.Popen([str(program), "60"])
+        host.processes.append(process)
+        (host.root / f"{name}.pid").write_text(str(process.pid))
+    unit = 'name=${4#vllm@}; cat "' + str(host.root) + '/${name%.service}.pid"'
+    write_program(programs / "systemctl", f"#!/bin/sh\n{unit}\n")
+    host.current.unlink()
+    host.current.symlink_to(host.release("2"))
+    said = host("restored", name="a" * 12)
+    assert host.current.resolve().name == "1"
+    assert [one["restart"] for one in said["instances"]] == [True, False]
 
 
 def test_what_a_failed_run_has_made_goes_with_it(host: Host) -> None:
