@@ -92,7 +92,7 @@ class Answers:
 
 def _at_the_door(result: Mapping[str, Any]) -> bool:
     """Whether the engine was asked as users ask it, and not at its socket, by the way."""
-    return str(result.get("base_url", "http")).startswith("http")
+    return not str(result["base_url"]).startswith("/")
 
 
 def _answer(result: Mapping[str, Any]) -> Answer:
