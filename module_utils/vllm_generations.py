@@ -84,7 +84,8 @@ class Generation(NamedTuple):
                 f"generation {self.name}: its copy of {record['path']} is damaged; take another one"
             )
         mode = int(record["mode"], 8)
-        return Placed(record["path"], data, mode, record["owner"], record["group"])
+        since = self.about["written"].get(record["path"])
+        return Placed(record["path"], data, mode, record["owner"], record["group"], since)
 
     def shown(self) -> dict[str, Any]:
         """Return what is told of it."""
@@ -227,7 +228,7 @@ def described(receipt: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], di
         HostError: a file that the receipt names is not there, so that it cannot be brought back.
     """
     content = receipt.get("content") or {}
-    records, data = [], {}
+    records, data, written = [], {}, {}
     for number, item in enumerate(receipt.get("files") or [], 1):
         path = Path(item["path"])
         try:
@@ -235,6 +236,7 @@ def described(receipt: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], di
             if not stat.S_ISREG(status.st_mode):
                 raise HostError(f"{path} is no regular file")
             data[str(path)] = path.read_bytes()
+            written[str(path)] = status.st_mtime_ns
         except OSError as error:
             raise HostError(str(error)) from error
         records.append(
@@ -254,6 +256,7 @@ def described(receipt: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], di
         "plan_digest": receipt.get("plan_digest"),
         "release": content.get("release") or {},
         "files": records,
+        "written": written,
         "links": list(receipt.get("links") or []),
         "units": list(receipt.get("units") or []),
         "instances": instances,
@@ -270,8 +273,12 @@ def stamped(about: dict[str, Any]) -> dict[str, Any]:
 
 def same(one: Generation, about: dict[str, Any]) -> bool:
     """Return whether a kept generation says the same, whenever it was saved."""
-    before = {key: value for key, value in one.about.items() if key != "saved"}
-    return before == about
+    when = ("saved", "written")
+    before, after = (
+        {key: value for key, value in each.items() if key not in when}
+        for each in (one.about, about)
+    )
+    return before == after
 
 
 def choose(kept: list[Generation], current: str | None, word: str) -> Generation:

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 
 class Placed(NamedTuple):
-    """A file as it shall be: its path, bytes, permission bits, owner and group."""
+    """A file as it shall be: its path, bytes, permission bits, owner and group.
+
+    `mtime_ns` is when it was last written, where it is to look as old as it was: a service that has
+    read it since need not read it again.
+    """
 
     path: str
     data: bytes
     mode: int
     owner: str
     group: str
+    mtime_ns: int | None = None
 
 
 def differs(wanted: Placed) -> bool:
@@ -60,6 +65,8 @@ def beside(wanted: Placed) -> Path:
             os.fchmod(stream.fileno(), wanted.mode)
             stream.flush()
             os.fsync(stream.fileno())
+        if wanted.mtime_ns is not None:
+            os.utime(name, ns=(wanted.mtime_ns, wanted.mtime_ns))
     except BaseException:
         Path(name).unlink()
         raise

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -204,7 +205,7 @@ def test_the_sites_repository_is_trusted_by_its_own_key_alone():
     assert lines[begun + 1 : begun + 5] == [f" {line or '.'}" for line in key.splitlines()]
 
 
-DOUBLE = {
+DOUBLE: dict[str, Any] = {
     "openai_server_release": "/opt/vllm/releases/new",
     "openai_server_instance": {
         "name": "chat.trial",

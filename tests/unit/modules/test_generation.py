@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -216,6 +217,17 @@ def test_a_process_of_the_generation_s_release_is_left_alone_though_the_link_was
     said = host("restored", name="a" * 12)
     assert host.current.resolve().name == "1"
     assert [one["restart"] for one in said["instances"]] == [True, False]
+
+
+def test_a_file_that_comes_back_is_as_old_as_it_was(host: Host) -> None:
+    """By its age it is told whether a service has read it."""
+    host.serve("1", "a")
+    path = host.root / "etc/a.yaml"
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+    host("saved")
+    path.write_text("by a failed run\n")
+    host("restored", name="a" * 12)
+    assert path.stat().st_mtime == 1_600_000_000
 
 
 def test_what_a_failed_run_has_made_goes_with_it(host: Host) -> None:
