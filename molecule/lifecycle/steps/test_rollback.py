@@ -64,17 +64,11 @@ def test_to_one_that_does_not_start_any_more_leaves_what_serves(server: Server) 
     assert server.litter() == []
 
 
-def test_a_run_afterwards_says_that_the_plan_differs_and_carries_it_out(server: Server) -> None:
+def test_a_run_afterwards_carries_the_plan_out_and_gives_disk_back(server: Server) -> None:
+    before = server.out("ls /opt/vllm/releases").split()
+    assert {"0.31.91", "0.31.94", "0.31.95"} <= {name.partition("-")[0] for name in before}
     play("site.yml", *version("0.31.0"), *WORDS)
     assert server.running("tiny") == "0.31.0"
-    assert "changed=0" in play("site.yml", *version("0.31.0"), *WORDS)
-
-
-def test_too_many_releases_are_given_up(server: Server) -> None:
-    for wanted in ("0.31.1", "0.31.2"):
-        play("playbooks/upgrade.yml", *version(wanted), *WORDS)
+    # What failed is gone; what can be gone back to is not.
     kept = server.out("ls /opt/vllm/releases").split()
-    assert sorted(name.partition("-")[0] for name in kept) == ["0.31.0", "0.31.1", "0.31.2"]
-    rollback("-e", "rollback_to=0.30.0", fails=True)
-    rollback("-e", "rollback_to=0.31.0")
-    assert server.running("tiny") == "0.31.0"
+    assert sorted(name.partition("-")[0] for name in kept) == ["0.30.0", "0.31.0"]
