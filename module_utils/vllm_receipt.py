@@ -75,7 +75,7 @@ def of_format_1(old: dict[str, Any], path: Path) -> dict[str, Any]:
         "switched_off": [] if Path(DEFAULT_SITE["path"]).is_symlink() else [DEFAULT_SITE],
     }
     if content.get("release"):
-        new.update(server_of_format_1(content))
+        new.update(server_of_format_1(old))
     elif "endpoints" in content:
         new.update(webui_of_format_1())
     else:
@@ -84,13 +84,14 @@ def of_format_1(old: dict[str, Any], path: Path) -> dict[str, Any]:
     return new
 
 
-def server_of_format_1(content: dict[str, Any]) -> dict[str, Any]:
+def server_of_format_1(old: dict[str, Any]) -> dict[str, Any]:
     """Return what a server of that time has besides."""
-    names = [one["name"] for one in content.get("instances") or []]
+    names = [one["name"] for one in (old.get("content") or {}).get("instances") or []]
     state = "/var/lib/vllm"
     paths = ["/opt/vllm", "/etc/vllm", state, "/opt/vllm/releases", "/srv/models"]
-    paths += ["/etc/nginx/vllm", NGINX_DROP_INS]
-    paths += [f"/etc/systemd/system/vllm@{name}.service.d" for name in names]
+    paths += ["/etc/nginx/vllm"]
+    files = [one["path"] for one in old.get("files") or []]
+    paths += sorted({str(Path(one).parent) for one in files if one.endswith(".d/vllm.conf")})
     trees = {
         "/opt/vllm/releases": "releases", "/srv/models": "models", CONDA: "conda",
         "/var/log/nginx/vllm-access.json": "log", "/var/cache/vllm": "own",
