@@ -103,6 +103,7 @@ def listing(server: Server) -> str:
 
 
 def test_a_quiet_server_differs_in_nothing_and_a_look_changes_nothing(server: Server) -> None:
+    play("site.yml")
     look()
     before = listing(server)
     assert look() == (0, set())
