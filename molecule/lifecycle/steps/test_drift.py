@@ -134,52 +134,39 @@ def test_the_next_run_repairs_all_of_it_and_keeps_what_was_somebody_s(server: Se
     assert "changed=0" in text.partition("PLAY RECAP")[2]
 
 
-def test_a_deep_look_finds_what_hides_behind_its_times_and_is_repaired(server: Server) -> None:
-    name = f"{SITE}/vllm/entrypoints/cli/main.py"
-    server.out(f"cp -p {name} /tmp/old; echo '# mine' >> {name}; touch -r /tmp/old {name}")
-    assert look() == (0, set())
-    status, found = look("--deep")
-    assert status == 3
-    assert like(found) == {("package file", ".../vllm/entrypoints/cli/main.py")}
-    play("site.yml", "-e", "vllm_site_deep=true")
-    assert look("--deep") == (0, set())
-
-
-def test_what_conda_has_added_to_a_release_makes_it_anew(server: Server) -> None:
+def test_units_that_are_replaced_masked_or_stopped_are_ours_again(server: Server) -> None:
+    """Together with a package of conda's: by that a release is made anew."""
+    server.out(f"cp /etc/systemd/system/vllm@.service {UNIT}")
+    server.out("systemctl disable --now vllm@other && systemctl mask vllm@other")
     server.out("echo '{}' > /opt/vllm/current/conda-meta/stranger-1-0.json")
+    server.out("systemctl daemon-reload")
     status, found = look()
     assert status == 3
-    assert {kind for kind, _ in found} == {"conda package"}
+    assert {(kind, subject.rpartition("/")[2]) for kind, subject in found} == {
+        ("unit file", "vllm@tiny.service"), ("unit file", "vllm@other.service"),
+        ("unit", "vllm@other.service"), ("conda package", "stranger-1-0.json"),
+    }  # fmt: skip
     before = server.process("tiny")
     play("site.yml")
     assert look() == (0, set())
     assert server.process("tiny") != before
-    assert server.answers()
+    for instance in ("tiny", "other"):
+        assert server.answers(instance)
 
 
-def test_a_unit_that_is_masked_or_replaced_is_ours_again(server: Server) -> None:
-    server.out(f"cp /etc/systemd/system/vllm@.service {UNIT} && systemctl daemon-reload")
-    assert look()[1] == {("unit file", "vllm@tiny.service")}
-    play("site.yml")
-    server.out("systemctl mask vllm@tiny.service")
-    assert ("unit", "vllm@tiny.service") in look()[1]
-    play("site.yml")
-    assert look() == (0, set())
-
-
-def test_a_service_that_was_stopped_runs_again(server: Server) -> None:
-    server.out("systemctl disable --now vllm@tiny.service")
-    assert look()[1] == {("unit", "vllm@tiny.service")}
-    play("site.yml")
-    assert look() == (0, set())
-    assert server.answers()
-
-
-def test_a_run_cut_off_before_a_restart_is_made_good(server: Server) -> None:
-    """What was repaired is right, and the process still runs with what was wrong."""
-    before = server.process("tiny")
-    server.out("sleep 3; touch /etc/vllm/tiny.yaml")
-    assert look()[1] == {("service stale", "vllm@tiny.service")}
-    play("site.yml")
-    assert server.process("tiny") != before
-    assert look() == (0, set())
+def test_what_hides_its_time_is_found_by_a_deep_look_and_a_cut_off_run_made_good(
+    server: Server,
+) -> None:
+    """After a run that was cut off, what was repaired is right, and the process is not."""
+    name = f"{SITE}/vllm/entrypoints/cli/main.py"
+    server.out(f"cp -p {name} /root/old && echo '# mine' >> {name} && touch -r /root/old {name}")
+    server.out("rm /root/old; sleep 3; touch /etc/vllm/other.yaml")
+    stale = ("service stale", "vllm@other.service")
+    assert look() == (3, {stale})
+    status, found = look("--deep")
+    assert status == 3
+    assert like(found) == {stale, ("package file", ".../vllm/entrypoints/cli/main.py")}
+    before = server.process("other")
+    play("site.yml", "-e", "vllm_site_deep=true")
+    assert look("--deep") == (0, set())
+    assert server.process("other") != before
