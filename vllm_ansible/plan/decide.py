@@ -241,7 +241,11 @@ def _receipt(plan: HostPlan) -> dict[str, Any]:
     instances = [
         {
             **one.model_dump(
-                mode="json", include={"name", "unit", "model", "port", "served_names", "socket"}
+                mode="json",
+                include={
+                    *("name", "unit", "model", "kind", "port", "url", "served_names"),
+                    *("socket", "address", "ready_timeout"),
+                },
             ),
             "config_digest": canonical(
                 [one.config, [file.model_dump(mode="json") for file in one.files]]
