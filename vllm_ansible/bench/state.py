@@ -88,7 +88,8 @@ def state_of(machine: Machine) -> State:
     for path, content in {**found["receipts"], **found["manifests"]}.items():
         state |= {f"{path}:{key}": _timeless(value) for key, value in content.items()
                   if key not in _TIMES}  # fmt: skip
-    return state | found["units"]
+    state.update(found["units"])
+    return state
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

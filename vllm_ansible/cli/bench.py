@@ -25,6 +25,7 @@ from vllm_ansible.provisioning import ProvisionError, TaskEvent
 
 _MISSED = 3
 Watch = Callable[[TaskEvent], None]
+Say = Callable[[str], None]
 Report = TypeVar("Report", RerunReport, SitesReport)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -65,8 +66,9 @@ def sites(
     """
     from vllm_ansible.bench.measure import measure_sites  # noqa: PLC0415  # slow to import
 
-    def work(folder: Path, progress: Callable[[str], None], watch: Watch) -> SitesReport:
-        network = _network(subnet)
+    network = _network(subnet)
+
+    def work(folder: Path, progress: Say, watch: Watch) -> SitesReport:
         return measure_sites(install.value, servers, network, folder, progress, watch, keep=keep)
 
     report = _measured(work, keep=keep)
@@ -98,10 +100,11 @@ def rerun(
     from vllm_ansible.bench.drifts import DRIFTS  # noqa: PLC0415  # slow to import
     from vllm_ansible.bench.rerun import measure_rerun  # noqa: PLC0415
 
-    def work(folder: Path, progress: Callable[[str], None], watch: Watch) -> RerunReport:
-        kinds = DRIFTS if drift else ()
+    network, kinds = _network(subnet), DRIFTS if drift else ()
+
+    def work(folder: Path, progress: Say, watch: Watch) -> RerunReport:
         return measure_rerun(
-            servers, rounds, _network(subnet), folder, progress, watch, drifts=kinds, keep=keep
+            servers, rounds, network, folder, progress, watch, drifts=kinds, keep=keep
         )
 
     report = _measured(work, keep=keep)
@@ -112,9 +115,7 @@ def rerun(
     raise typer.Exit(0 if report.met else _MISSED)
 
 
-def _measured(
-    work: Callable[[Path, Callable[[str], None], Watch], Report], *, keep: bool
-) -> Report:
+def _measured(work: Callable[[Path, Say, Watch], Report], *, keep: bool) -> Report:
     """The figures of a benchmark; what it says of itself goes to standard error.
 
     Args:
