@@ -418,12 +418,10 @@ def main() -> None:
     try:
         refuse_credentials(module.params["probe_urls"], "probe_urls")
         facts = collect(module.params)
-        answers = asked(module.params, facts["receipt"]) if module.params["question"] else None
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
-    module.exit_json(
-        changed=False, facts=facts, **({} if answers is None else {"answers": answers})
-    )
+    answers = asked(module.params, facts["receipt"]) if module.params["question"] else []
+    module.exit_json(changed=False, facts=facts, answers=answers)
 
 
 if __name__ == "__main__":
