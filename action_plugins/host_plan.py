@@ -32,12 +32,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     the indexes that the host's words and mirrors' profile name. `mirror` is what the site's mirror
     host said of itself, where there is one.
 
-    With a `question` the host is compared with its receipt as well, and its instances are asked:
-    `receipt` says in `differences` what is not as it should be. A host where nothing differs joins
-    the group `vllm_done`, which the stages leave out, unless `vllm_fast_path` is false.
+    With a `question` the host is compared with its receipt as well (each byte with `deep`), and its
+    instances are asked: `receipt` says in `differences` what is not as it should be. A host where
+    nothing differs joins the group `vllm_done`, which the stages leave out, unless `vllm_fast_path`
+    is false.
     """
 
-    _VALID_ARGS = frozenset(("facts", "mirror", "question", "receipt_path"))
+    _VALID_ARGS = frozenset(("deep", "facts", "mirror", "question", "receipt_path"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -62,10 +63,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result | {"failed": True, "msg": str(error)}
         result |= {
             "changed": False, "plan": plan.model_dump(mode="json"), "notices": plan.notices,
-            "facts": facts,
+            "facts": facts, "ansible_facts": {"vllm_plan": plan.model_dump(mode="json")},
         }  # fmt: skip
         if self._task.args.get("question") is not None:
-            result |= self._compared(plan, checked.words, answer.get("answers", []), variables)
+            result |= _compared(plan, answer, fast_path=checked.words.fast_path)
         return result
 
     def _plan(
@@ -106,28 +107,34 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "receipt_path": path,
             "users": words.conda_users,
             "question": self._task.args.get("question") or "",
+            "compare": self._task.args.get("question") is not None,
+            "deep": self._task.args.get("deep", False),
         }
         return dict(self._execute_module("host_facts", module_args=arguments, task_vars=variables))
-
-    def _compared(
-        self, plan: HostPlan, words: Words, answers: list[dict[str, Any]], variables: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What differs between the host and its plan and receipt, and whether it is done."""
-        path = self._task.args.get("receipt_path", RECEIPT)
-        arguments = {"state": "check", "path": path, "plan_digest": plan.digest}
-        found = self._execute_module("receipt", module_args=arguments, task_vars=variables)
-        if found.get("failed"):
-            return dict(found)
-        differences = [*found["differences"], *_silent(plan, answers)]
-        receipt = {**found, "current": not differences, "differences": differences}
-        if differences or not words.fast_path:
-            return {"receipt": receipt}
-        return {"receipt": receipt, "answers": answers, "add_group": DONE}
 
     def _site(self, variables: dict[str, Any]) -> Site:
         """What is known of the site around the host."""
         words = read_site(variables["groups"], variables["hostvars"], self._loader)
         return Site.of(words.door, self._task.args.get("mirror") or {})
+
+
+def _compared(plan: HostPlan, answer: dict[str, Any], *, fast_path: bool) -> dict[str, Any]:
+    """What differs between the host and its plan and receipt, and whether it is done."""
+    receipt = answer["compared"]
+    other = _other_plan(plan, receipt["receipt"])
+    differences = [*other, *receipt["differences"], *_silent(plan, answer["answers"])]
+    found = {**receipt, "current": not differences, "differences": differences}
+    if differences or not fast_path:
+        return {"receipt": found}
+    return {"receipt": found, "answers": answer["answers"], "add_group": DONE}
+
+
+def _other_plan(plan: HostPlan, receipt: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The difference that another plan is, as the module `receipt` tells it."""
+    found = (receipt or {}).get("plan_digest")
+    if receipt is None or found == plan.digest:
+        return []
+    return [{"kind": "plan", "subject": "digest", "expected": plan.digest, "found": found}]
 
 
 def _silent(plan: HostPlan, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,11 +28,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns `plan`. The passwords stay where they are: `state: logins` returns them by user.
 
     `mirror` is what the site's mirror host said of itself, where there is one. With `compare` the
-    host is compared with its receipt as well; a host where nothing differs joins the group
-    `webui_done`, which the stages leave out, unless `vllm_fast_path` is false.
+    host is compared with its receipt as well, byte by byte with `deep`; a host where nothing
+    differs joins the group `webui_done`, which the stages leave out, unless `vllm_fast_path` is
+    false.
     """
 
-    _VALID_ARGS = frozenset(("compare", "mirror", "state"))
+    _VALID_ARGS = frozenset(("compare", "deep", "mirror", "state"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -79,6 +80,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _compared(self, digest: str, words: Words, variables: dict[str, Any]) -> dict[str, Any]:
         """What differs between the host and its receipt, and whether it is done."""
         arguments = {"state": "check", "path": RECEIPT, "plan_digest": digest}
+        arguments["deep"] = self._task.args.get("deep", False)
         found = self._execute_module("receipt", module_args=arguments, task_vars=variables)
         if found.get("failed"):
             return dict(found)

@@ -44,6 +44,11 @@ options:
     type: int
     required: false
     default: 1800
+  deep:
+    description: Whether every byte that conda has installed is read.
+    type: bool
+    required: false
+    default: false
 attributes:
   check_mode:
     support: full
@@ -93,6 +98,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_environment import conda_flaws, conda_listing, listing_changes
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_files import remove_tree
 from ansible.module_utils.vllm_process import ca_environment, run
@@ -135,7 +141,17 @@ def python_version(prefix: Path, packages: list[str]) -> str:
     return found
 
 
-def flaw(prefix: Path, packages: list[str]) -> str | None:
+def change_by_hand(prefix: Path, marker: dict[str, Any], *, deep: bool) -> str | None:
+    """Return what somebody has changed of what conda made; None when it is as it was."""
+    changes = listing_changes(marker.get("conda"), conda_listing(prefix))
+    if changes:
+        words = ", ".join(f"{name} {what}" for name, what in sorted(changes.items())[:5])
+        return f"its conda packages were changed by hand: {words}"
+    wrong = sorted(conda_flaws(prefix).items()) if deep else []
+    return f"a file of a conda package was changed: {wrong[0][0]} {wrong[0][1]}" if wrong else None
+
+
+def flaw(prefix: Path, packages: list[str], *, deep: bool = False) -> str | None:
     """Return why an existing directory is no usable environment; None when it is one."""
     if not prefix.is_dir():
         return "it is not there"
@@ -148,8 +164,9 @@ def flaw(prefix: Path, packages: list[str]) -> str | None:
         python_version(prefix, packages)
     except HostError as error:
         return f"broken: {error.message}"
-    if marker.get("packages") == packages:
-        return None
+    changed = change_by_hand(prefix, marker, deep=deep)
+    if changed or marker.get("packages") == packages:
+        return changed
     if marker["stage"] == COMPLETE:
         raise HostError(
             f"{prefix} is a complete release made with {marker.get('packages')}, and {packages} was"
@@ -237,7 +254,8 @@ def make(params: dict[str, Any], prefix: Path) -> str:
         try:
             conda_create(params, prefix, lock)
             version = python_version(prefix, params["packages"])
-            write_marker(prefix, stage=ENVIRONMENT, packages=params["packages"], python=version)
+            said = {"packages": params["packages"], "conda": conda_listing(prefix)}
+            write_marker(prefix, stage=ENVIRONMENT, python=version, **said)
         except BaseException:
             if prefix.exists():
                 remove_tree(prefix, base)
@@ -250,7 +268,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     params, prefix = module.params, Path(module.params["prefix"])
     packages: list[str] = params["packages"]
     require_place(prefix, Path(params["base"]))
-    reason = flaw(prefix, packages)
+    reason = flaw(prefix, packages, deep=params["deep"])
     remade = reason is not None and prefix.exists()
     result: dict[str, Any] = {"changed": reason is not None, "prefix": str(prefix)}
     result.update(reason=reason, remade=remade)
@@ -264,6 +282,10 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     else:
         result["python"] = make(params, prefix)
     marker = read_marker(prefix) if result["python"] else None
+    if marker and "conda" not in marker and not module.check_mode:
+        # One of before this was noted: it is taken as it is.
+        marker = {**marker, "conda": conda_listing(prefix)}
+        write_marker(prefix, **marker)
     result["stage"] = marker["stage"] if marker else ENVIRONMENT
     return result
 
@@ -278,6 +300,7 @@ def main() -> None:
             "base": {"type": "path", "default": "/opt/vllm/releases"},
             "env": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 1800},
+            "deep": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

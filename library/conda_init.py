@@ -60,17 +60,13 @@ files:
 
 import os
 import pwd
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError, conclude
-
-BLOCK = re.compile(
-    r"^# >>> conda initialize >>>$.*?^# <<< conda initialize <<<$", re.MULTILINE | re.DOTALL
-)
+from ansible.module_utils.vllm_lines import is_known, start_files
 
 
 def find_users(names: list[str]) -> list[pwd.struct_passwd]:
@@ -93,26 +89,6 @@ def find_users(names: list[str]) -> list[pwd.struct_passwd]:
             f"users: {', '.join(missing)}; make them on this host, or take them off the list"
         )
     return found
-
-
-def is_known(start_file: Path, program: Path) -> bool:
-    """Say whether a start file has conda's block, and it is this installation's.
-
-    Raises:
-        HostError: the file cannot be read.
-    """
-    try:
-        text = start_file.read_text("utf-8", errors="replace")
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise HostError(f"{start_file} cannot be read: {error.strerror}") from error
-    return any(f"'{program}'" in block or f'"{program}"' in block for block in BLOCK.findall(text))
-
-
-def start_files(user: pwd.struct_passwd, shells: list[str]) -> dict[str, Path]:
-    """Return the start file of each shell."""
-    return {shell: Path(user.pw_dir) / f".{shell}rc" for shell in shells}
 
 
 def initialize(params: dict[str, Any], user: pwd.struct_passwd, shells: list[str]) -> None:

@@ -33,6 +33,16 @@ options:
     type: path
     required: false
     default: /var/lib/vllm/receipt.json
+  compare:
+    description: Whether the host is compared with its receipt, as the module C(receipt) does.
+    type: bool
+    required: false
+    default: false
+  deep:
+    description: Whether that reads each byte of models and packages.
+    type: bool
+    required: false
+    default: false
   question:
     description: >-
       Asked of each instance that the receipt names, through its door; nothing is asked where it is
@@ -94,6 +104,10 @@ facts:
   returned: always
   type: dict
   sample: {"architecture": "x86_64", "cores": 2, "glibc": "2.36", "memory_mib": 24000}
+compared:
+  description: The receipt, what differs from it, and the units that must be restarted for that.
+  returned: with O(compare)
+  type: dict
 answers:
   description: >-
     What each instance answered (name, base_url, model, question, answer, seconds), or its name and
@@ -115,6 +129,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_apt import archives
+from ansible.module_utils.vllm_drift import look
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_files import free_bytes, read_json_object
 from ansible.module_utils.vllm_process import run
@@ -399,10 +414,23 @@ def asked(params: dict[str, Any], receipt: dict[str, Any] | None) -> list[dict[s
     return [answers[one["name"]] for one in known if one["name"] in answers]
 
 
+def compare(params: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs between the host and its receipt.
+
+    Raises:
+        HostError: a newer version of the project wrote the receipt.
+    """
+    found = look(Path(params["receipt_path"]), deep=params["deep"])
+    named = {"differences": found.differences, "restart": found.restart, "receipt": found.receipt}
+    return {"compared": named}
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
+            "compare": {"type": "bool", "default": False},
+            "deep": {"type": "bool", "default": False},
             "question": {"type": "str", "default": ""},
             "question_timeout": {"type": "int", "default": 60},
             "key_file": {"type": "path", "default": "/etc/vllm/api_key", "no_log": False},
@@ -418,10 +446,11 @@ def main() -> None:
     try:
         refuse_credentials(module.params["probe_urls"], "probe_urls")
         facts = collect(module.params)
+        compared = compare(module.params) if module.params["compare"] else {}
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
     answers = asked(module.params, facts["receipt"]) if module.params["question"] else []
-    module.exit_json(changed=False, facts=facts, answers=answers)
+    module.exit_json(changed=False, facts=facts, answers=answers, **compared)
 
 
 if __name__ == "__main__":

@@ -95,55 +95,17 @@ journal:
   elements: str
 """
 
-import http.client
-import socket
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_health import HEALTHY, health
 from ansible.module_utils.vllm_process import run
 
 PROPERTIES = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus"
-HEALTHY = "200"
 # A unit is inactive for a moment between a start that does not block and its beginning.
 GRACE = 5.0
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        """Prepare a connection to the socket at `path`; `timeout` in seconds."""
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self) -> None:
-        """Connect to the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-def health(path: str | None, address: str | None) -> str:
-    """Return the status of C(/health), or why there is no answer.
-
-    Args:
-        path: the engine's Unix socket.
-        address: else its address and port.
-    """
-    connection = (
-        UnixConnection(path, timeout=5)
-        if path
-        else http.client.HTTPConnection(str(address), timeout=5)
-    )
-    try:
-        connection.request("GET", "/health")
-        return str(connection.getresponse().status)
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    finally:
-        connection.close()
 
 
 def unit_state(unit: str) -> dict[str, str]:

@@ -106,7 +106,8 @@ options:
   verify:
     description:
       - How a snapshot that is there is proved.
-      - C(sizes) looks at each file's size, C(full) reads all bytes.
+      - C(sizes) looks at each file's size, and reads those files that do not look (inode, times)
+        as they did when they were proved. C(full) reads all bytes.
     type: str
     choices: [sizes, full]
     required: false
@@ -244,6 +245,7 @@ import os
 import posixpath
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +258,6 @@ from ansible.module_utils.vllm_files import (
     held,
     read_json_object,
     require_free,
-    sha256_of,
     sync_directory,
     write_atomic,
 )
@@ -267,6 +268,13 @@ from ansible.module_utils.vllm_local_sources import ArchiveSource, DirectorySour
 from ansible.module_utils.vllm_model_source import Order, Source
 from ansible.module_utils.vllm_model_store import Content, Store, described, is_stub
 from ansible.module_utils.vllm_progress import Progress
+from ansible.module_utils.vllm_seen import (
+    altered,
+    changed_since,
+    looks,
+    manifest_path,
+    present_files,
+)
 from ansible.module_utils.vllm_urls import refuse_credentials
 
 KINDS: dict[str, type[Source]] = {
@@ -285,11 +293,6 @@ INDEX = ".index.json"
 REFUSED = r"Authentication failed|Authorization error|could not read Username|\b40[13]\b"
 
 
-def manifest_path(path: Path) -> Path:
-    """Return where the manifest of a snapshot is kept."""
-    return path.with_name(f"{path.name}.json")
-
-
 def partial_path(path: Path) -> Path:
     """Return where a snapshot is fetched into."""
     return path.with_name(f".{path.name}.partial")
@@ -306,25 +309,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content.get("files"), dict) else None
 
 
-def present_files(path: Path) -> set[str]:
-    """Return the paths of all files and links below a directory."""
-    found: set[str] = set()
-    for parent, directories, names in os.walk(path):
-        links = [name for name in directories if (Path(parent) / name).is_symlink()]
-        found |= {str((Path(parent) / name).relative_to(path)) for name in [*names, *links]}
-    return found
-
-
-def file_flaw(path: Path, wanted: dict[str, Any], *, full: bool) -> str | None:
-    """Return what is wrong with one file; None when it is as wanted."""
+def file_flaw(path: Path, wanted: dict[str, Any]) -> str | None:
+    """Return what is wrong with one file, unread; None when it is as wanted."""
     if path.is_symlink() or not path.is_file():
         return "it is no regular file"
     size = path.stat().st_size
     if size != wanted["size"]:
         kind = "an LFS pointer" if is_stub(path) else f"{size} bytes"
         return f"{kind} instead of {wanted['size']} bytes"
-    if full and (found := sha256_of(path)) != wanted["sha256"]:
-        return f"sha256 {found} instead of {wanted['sha256']}"
     return None
 
 
@@ -339,19 +331,25 @@ def flaw(params: dict[str, Any], path: Path) -> str | None:
         return f"it is revision {manifest['revision']}"
     if manifest.get("include") != params["include"]:
         return f"it was made with include {manifest.get('include')}"
-    return files_flaw(params, path, manifest["files"])
+    return files_flaw(params, path, manifest)
 
 
-def files_flaw(params: dict[str, Any], path: Path, files: dict[str, dict[str, Any]]) -> str | None:
-    """Return how the files differ from their manifest; None when they do not."""
+def files_flaw(params: dict[str, Any], path: Path, manifest: dict[str, Any]) -> str | None:
+    """Return how the files differ from their manifest; None when they do not.
+
+    A file is read only where it does not look as it did when it was proved.
+    """
+    files: dict[str, dict[str, Any]] = manifest["files"]
     differing = set(files) ^ present_files(path)
     if differing:
         return f"missing or unexpected files: {', '.join(sorted(differing)[:5])}"
     for name, wanted in files.items():
-        wrong = file_flaw(path / name, wanted, full=params["verify"] == "full")
-        wrong = wrong or disagreement(params["files"], name, wanted)
+        wrong = file_flaw(path / name, wanted) or disagreement(params["files"], name, wanted)
         if wrong:
             return f"{name}: {wrong}"
+    names = changed_since(path, manifest, full=params["verify"] == "full")
+    for name, found in altered(path, manifest, names).items():
+        return f"{name}: sha256 {found} instead of {files[name]['sha256']}"
     return None
 
 
@@ -604,6 +602,15 @@ class Download:
         self.tree.replace(self.path)
         sync_directory(self.path.parent)
         shutil.rmtree(self.partial)
+        # Only now: taking away the store's names of the same files changes how they look.
+        remember(self.path, {**manifest, "placed": time.time()})
+
+
+def remember(path: Path, manifest: dict[str, Any]) -> None:
+    """Note in the manifest how the proved files look, where that is not known yet."""
+    seen = looks(path, manifest["files"])
+    if manifest.get("seen") != seen:
+        write_atomic(manifest_path(path), as_json({**manifest, "seen": seen}).encode(), 0o644)
 
 
 def full(partial: Path) -> HostError:
@@ -663,6 +670,8 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     done: dict[str, Any] = {"manifest": {"files": {}, "source": None}, "attempts": []}
     if reason is None:
         done["manifest"] = read_manifest(path) or done["manifest"]
+        if not module.check_mode:
+            remember(path, done["manifest"])
     elif not module.check_mode:
         try:
             done = fetch(params, path)

@@ -12,7 +12,7 @@ description:
     without following dependencies, since the pins are complete.
   - What has hashes is installed first, from the default index and C(find_links), and no file with
     another checksum is. The rest is installed by its exact version from all indexes.
-  - Packages that the pins do not name are reported as unmanaged and left alone.
+  - Packages that the pins do not name are reported as unmanaged, and left alone unless O(exact).
   - When all is there, the marker C(.vllm-release.json) says C(complete).
 options:
   prefix:
@@ -96,6 +96,25 @@ options:
     type: int
     required: false
     default: 7200
+  exact:
+    description:
+      - Whether what was changed by hand is put right as well. Packages that neither the pins nor
+        conda have brought go, packages with altered or missing files are installed anew, and files
+        that belong to no package are moved below O(set_aside), where altered ones are copied to.
+      - Of vLLM itself, whose files people edit, those are read that are newer than the last look.
+    type: bool
+    required: false
+    default: false
+  deep:
+    description: Whether every byte of every package is read, with O(exact).
+    type: bool
+    required: false
+    default: false
+  set_aside:
+    description: Directory for what was changed by hand.
+    type: path
+    required: false
+    default: /var/lib/vllm/set-aside
 attributes:
   check_mode:
     support: full
@@ -132,6 +151,13 @@ unmanaged:
   description: Packages in the environment that no pin names, by name.
   returned: success
   type: dict
+repaired:
+  description:
+    - What was changed by hand and was (or would be) put right, with O(exact). C(strangers), C(pins)
+      (of what conda had brought), C(again) (packages installed anew), C(altered) and C(strays)
+      (paths).
+  returned: success
+  type: dict
 reinstalled:
   description: Whether all was (or would be) installed again after an interrupted installation.
   returned: success
@@ -148,17 +174,27 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.vllm_environment import (
+    TOOLS,
+    Repair,
+    installed,
+    listing_changes,
+    normalise,
+    repair,
+    strays,
+)
 from ansible.module_utils.vllm_errors import HostError, conclude
 from ansible.module_utils.vllm_process import Finished, ca_environment, run
 from ansible.module_utils.vllm_release import COMPLETE, INSTALLING, read_marker, write_marker
+from ansible.module_utils.vllm_set_aside import copy_aside, set_aside
 from ansible.module_utils.vllm_urls import refuse_credentials
 
-TOOLS = {"pip", "setuptools", "wheel", "uv"}
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # uv's words for a file whose checksum is none of those expected.
@@ -172,11 +208,6 @@ for dist in importlib.metadata.distributions():
         found.setdefault(name, []).append(dist.version)
 print(json.dumps(found))
 """
-
-
-def normalise(name: str) -> str:
-    """Return a package name as PEP 503 spells it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def parse_pins(requirements: list[str]) -> dict[str, str]:
@@ -253,9 +284,14 @@ def compare(pins: dict[str, str], present: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def difference(prefix: Path, compared: dict[str, Any]) -> dict[str, str]:
+def difference(prefix: Path, compared: dict[str, Any], state: State) -> dict[str, str]:
     """Return the texts that Ansible shows with C(--diff)."""
-    before = [f"{name}=={change['from']}" for name, change in compared["upgraded"].items()]
+    by_hand = [f"{name} (added by hand)" for name in state.repair.strangers]
+    by_hand += [f"{path} (altered by hand)" for path in state.repair.altered]
+    by_hand += [f"{path} (of no package)" for path in state.strays]
+    before = by_hand + [
+        f"{name}=={change['from']}" for name, change in compared["upgraded"].items()
+    ]
     after = [f"{name}=={change['to']}" for name, change in compared["upgraded"].items()]
     after += [f"{name}=={version}" for name, version in compared["installed"].items()]
     texts = {"before": sorted(before), "after": sorted(after)}
@@ -323,6 +359,46 @@ def install_pins(params: dict[str, Any], prefix: Path, *, again: bool) -> None:
         require(result, f"uv could not install the packages into {prefix}")
 
 
+def put_right(params: dict[str, Any], prefix: Path, pins: dict[str, str], todo: Repair) -> None:
+    """Take strangers away and install anew what was altered; what was altered is kept aside.
+
+    Raises:
+        HostError: uv cannot do it.
+    """
+    for path in todo.altered:
+        copy_aside(path, Path(params["set_aside"]))
+    if todo.strangers:
+        argv = [str(prefix / "bin/uv"), "pip", "uninstall", "--python", str(prefix / "bin/python")]
+        result = run([*argv, *todo.strangers], timeout=params["timeout"], env=environment(params))
+        require(result, f"uv could not remove {', '.join(todo.strangers)} from {prefix}")
+    by_conda = [f"{name}=={version}" for name, version in todo.pins.items()]
+    if by_conda:
+        result = run_uv(params, prefix, by_conda, [], again=True)
+        require(result, f"uv could not bring back {', '.join(by_conda)} in {prefix}")
+    wanted = {*todo.again} & {*pins}
+    lines = [r for r in params["requirements"] if normalise(re.split(r"[\[=]", r)[0]) in wanted]
+    if lines:
+        install_pins({**params, "requirements": lines}, prefix, again=True)
+
+
+def clear_strays(params: dict[str, Any], prefix: Path, marker: dict[str, Any]) -> None:
+    """Move away what belongs to no package, and prove that the rest is what was made.
+
+    Raises:
+        HostError: it is not, so that the environment has to be made anew.
+    """
+    for path in strays(prefix, marker, deep=params["deep"]):
+        set_aside(path, Path(params["set_aside"]))
+    left = listing_changes(marker.get("installed"), installed(prefix))
+    if left:
+        words = ", ".join(f"{name} {what}" for name, what in sorted(left.items())[:5])
+        raise HostError(
+            f"{prefix} was changed by hand and cannot be put right ({words}); move it away: the"
+            " next run makes it anew",
+            differing=left,
+        )
+
+
 def run_uv(
     params: dict[str, Any], prefix: Path, lines: list[str], words: list[str], *, again: bool
 ) -> Finished:
@@ -362,25 +438,68 @@ def refuse_other_files(result: Finished, params: dict[str, Any]) -> None:
     )
 
 
-def install(params: dict[str, Any], prefix: Path, pins: dict[str, str], *, again: bool) -> None:
+class State:
+    """An environment as it is, held against its pins."""
+
+    def __init__(self, params: dict[str, Any], prefix: Path) -> None:
+        """Look at it.
+
+        Raises:
+            HostError: the pins are none, or the environment's Python cannot tell what it holds.
+        """
+        self.pins, self.digest = (
+            parse_pins(params["requirements"]),
+            digest_of(params["requirements"]),
+        )
+        there = (prefix / "bin/python").is_file()
+        self.marker = (read_marker(prefix) or {}) if there else {}
+        if self.marker.get("requirements_digest") != self.digest:
+            # The listing is of other pins.
+            for key in ("installed", "requirements_digest"):
+                self.marker.pop(key, None)
+        self.present = listing(prefix) if there else {}
+        self.compared = compare(self.pins, self.present)
+        self.again = self.marker.get("stage") == INSTALLING
+        self.repair, self.strays = Repair([], {}, [], []), []
+        if params["exact"] and there:
+            deep = params["deep"]
+            self.repair = repair(prefix, self.marker, self.pins, self.present, deep=deep)
+            self.strays = strays(prefix, self.marker, deep=deep)
+        listed = "installed" in self.marker or not params["exact"]
+        self.marked = self.marker.get("stage") == COMPLETE and listed
+        self.marked = self.marked and "requirements_digest" in self.marker
+
+    def lacking(self) -> bool:
+        """Say whether packages must be installed."""
+        return bool(self.again or self.compared["installed"] or self.compared["upgraded"])
+
+    def changed_by_hand(self) -> bool:
+        """Say whether something must be put right."""
+        return self.repair.needed() or bool(self.strays)
+
+
+def install(params: dict[str, Any], prefix: Path, state: State) -> None:
     """Install, prove that all pins are there, and mark the release as complete.
 
     Raises:
         HostError: something could not be installed; the marker then says so.
     """
-    marker = {**(read_marker(prefix) or {})}
-    marker.pop("requirements_digest", None)
-    present = listing(prefix)
-    install_uv(params, prefix, present)
-    left = compare(pins, present)
-    if again or left["installed"] or left["upgraded"]:
-        write_marker(prefix, **{**marker, "stage": INSTALLING})
-        install_pins(params, prefix, again=again)
-        left = compare(pins, listing(prefix))
-    if left["installed"] or left["upgraded"]:
-        raise HostError(f"uv reports success, yet {prefix} still lacks packages", **left)
-    digest = digest_of(params["requirements"])
-    write_marker(prefix, **{**marker, "stage": COMPLETE, "requirements_digest": digest})
+    install_uv(params, prefix, state.present)
+    changing = state.lacking() or state.changed_by_hand()
+    if changing:
+        write_marker(prefix, **{**state.marker, "stage": INSTALLING})
+        put_right(params, prefix, state.pins, state.repair)
+        if state.lacking():
+            install_pins(params, prefix, again=state.again)
+        left = compare(state.pins, listing(prefix))
+        if left["installed"] or left["upgraded"]:
+            raise HostError(f"uv reports success, yet {prefix} still lacks packages", **left)
+    if params["exact"]:
+        clear_strays(params, prefix, state.marker)
+    now = time.time()
+    told = {"installed": installed(prefix), "proved": now, **({"filled": now} if changing else {})}
+    told.update(stage=COMPLETE, requirements_digest=state.digest)
+    write_marker(prefix, **{**state.marker, **told})
     if not params["keep_cache"]:
         shutil.rmtree(params["cache_dir"], ignore_errors=True)
 
@@ -392,24 +511,22 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     refuse_credentials(urls, "indexes")
     refuse_credentials(params["find_links"], "find_links")
     with_hashes(params["requirements"], params["hashes"])
-    pins, digest = parse_pins(params["requirements"]), digest_of(params["requirements"])
-    there = (prefix / "bin/python").is_file()
-    if not there and not module.check_mode:
+    parse_pins(params["requirements"])
+    if not (prefix / "bin/python").is_file() and not module.check_mode:
         raise HostError(f"{prefix} has no bin/python; make the environment first")
-    marker = (read_marker(prefix) or {}) if there else {}
-    compared = compare(pins, listing(prefix) if there else {})
-    again = marker.get("stage") == INSTALLING
-    marked = marker.get("stage") == COMPLETE and marker.get("requirements_digest") == digest
-    changed = bool(again or not marked or compared["installed"] or compared["upgraded"])
+    state = State(params, prefix)
+    changed = bool(not state.marked or state.lacking() or state.changed_by_hand())
     if changed and not module.check_mode:
-        install(params, prefix, pins, again=again)
-    diff = difference(prefix, compared)
+        install(params, prefix, state)
+    altered = [str(path) for path in state.repair.altered]
+    strayed = [str(path) for path in state.strays]
     return {
         "changed": changed,
-        "diff": diff,
-        "requirements_digest": digest,
-        "reinstalled": again,
-        **compared,
+        "diff": difference(prefix, state.compared, state),
+        "requirements_digest": state.digest,
+        "reinstalled": state.again,
+        "repaired": {**state.repair._asdict(), "altered": altered, "strays": strayed},
+        **state.compared,
     }
 
 
@@ -436,6 +553,9 @@ def main() -> None:
             "env": {"type": "dict", "default": {}},
             "http_timeout": {"type": "int", "default": 60},
             "timeout": {"type": "int", "default": 7200},
+            "exact": {"type": "bool", "default": False},
+            "deep": {"type": "bool", "default": False},
+            "set_aside": {"type": "path", "default": "/var/lib/vllm/set-aside"},
         },
         supports_check_mode=True,
     )

@@ -8,66 +8,54 @@ DOCUMENTATION = r"""
 module: receipt
 short_description: Record what was carried out on a host, or compare the host with the record
 description:
-  - With O(state=present), writes the receipt, with checksum, mode and owner of each managed file.
+  - With O(state=present), writes the receipt, with what is recorded of everything that the host has
+    from us.
   - With O(state=check), compares the host with its receipt in one pass and lists the differences.
     It reads only.
+  - With O(state=begun), notes what of O(managed) was on the host before us, so that a removal
+    leaves it there. What has been noted once stays.
 options:
   state:
-    description: Whether to write the receipt or to compare with it.
+    description: Whether to write the receipt, to compare with it, or to note what was here before.
     type: str
-    choices: [check, present]
+    choices: [begun, check, present]
     required: false
     default: check
   path:
-    description: File of the receipt, 0600.
+    description: File of the receipt, 0600. The key that seals its secret files lies beside it.
     type: path
     required: false
     default: /var/lib/vllm/receipt.json
+  before:
+    description: File that says what was on the host before us, 0600; one for all receipts.
+    type: path
+    required: false
+    default: /var/lib/vllm/before.json
   plan_digest:
     description: Digest of the plan that was, or is to be, carried out.
     type: str
-    required: true
+    required: false
+    default: ''
   content:
     description: What is kept of the plan (release, models, instances); never a secret.
     type: dict
     required: false
     default: {}
-  files:
-    description: Files that the roles manage; recorded with O(state=present).
-    type: list
-    elements: dict
+  managed:
+    description:
+      - Everything that the host gets from us, as the plan lists it. C(files) (each with path,
+        secret, changing), C(links) (path, target), C(units), C(directories), C(trees) (path, kind),
+        C(users), C(groups), C(memberships) (user, group), C(os_packages), C(absent) (patterns),
+        C(switched_off) (path, target), C(lines) (kind, subject), C(services) (unit, socket,
+        address, path, ready_timeout, inputs, trees), C(environments).
+    type: dict
     required: false
-    default: []
-    suboptions:
-      path:
-        description: The file.
-        type: path
-        required: true
-      secret:
-        description: Whether its checksum is left out, since it would tell about the secret.
-        type: bool
-        default: false
-  links:
-    description: Symbolic links that the roles manage; recorded with O(state=present).
-    type: list
-    elements: dict
+    default: {}
+  deep:
+    description: Whether every byte of models and packages is read, with O(state=check).
+    type: bool
     required: false
-    default: []
-    suboptions:
-      path:
-        description: The link.
-        type: path
-        required: true
-      target:
-        description: Where it points.
-        type: str
-        required: true
-  units:
-    description: Units that must be enabled and active; recorded with O(state=present).
-    type: list
-    elements: str
-    required: false
-    default: []
+    default: false
   project_version:
     description: Version of the project that carries the plan out.
     type: str
@@ -90,19 +78,25 @@ EXAMPLES = r"""
     plan_digest: "{{ vllm_plan.digest }}"
   register: host_receipt
 
+- name: What was here before is noted
+  receipt:
+    state: begun
+    managed: "{{ vllm_plan.managed }}"
+
 - name: The receipt says what was carried out
   receipt:
     state: present
     plan_digest: "{{ vllm_plan.digest }}"
     content: "{{ vllm_plan.receipt }}"
-    files:
-      - path: /etc/vllm/smollm2-135m.yaml
-      - path: /etc/vllm/api_key
-        secret: true
-    links:
-      - path: /opt/vllm/current
-        target: /opt/vllm/releases/0.31.0-cpu-0123456789ab
-    units: [vllm@smollm2-135m.service, nginx.service]
+    managed:
+      files:
+        - path: /etc/vllm/smollm2-135m.yaml
+        - path: /etc/vllm/api_key
+          secret: true
+      links:
+        - path: /opt/vllm/current
+          target: /opt/vllm/releases/0.31.0-cpu-0123456789ab
+      units: [vllm@smollm2-135m.service, nginx.service]
 """
 
 RETURN = r"""
@@ -115,197 +109,134 @@ differences:
   returned: success
   type: list
   elements: dict
+restart:
+  description:
+    - Units that are ill, that run with what was changed by hand, or that run since before what they
+      read was last written.
+  returned: success
+  type: list
+  elements: str
 receipt:
-  description: The receipt; null when there is none.
+  description: The receipt, in the current format; null when there is none.
   returned: success
   type: dict
 """
 
-import grp
+import os
 import pwd
 import stat
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.vllm_errors import HostError
-from ansible.module_utils.vllm_files import as_json, read_json_object, sha256_of, write_atomic
-from ansible.module_utils.vllm_process import run
-from ansible.module_utils.vllm_release import COMPLETE, read_marker
+from ansible.module_utils.vllm_drift import look
+from ansible.module_utils.vllm_errors import HostError, conclude
+from ansible.module_utils.vllm_files import as_json, write_atomic
+from ansible.module_utils.vllm_lines import SHELLS, start_files
+from ansible.module_utils.vllm_receipt import (
+    FORMAT,
+    made_key,
+    read_before,
+    read_key,
+    read_receipt,
+    same,
+    write_before,
+)
+from ansible.module_utils.vllm_records import (
+    difference,
+    file_record,
+    link_differences,
+    link_target,
+    members,
+    rights,
+    user_record,
+)
+from ansible.module_utils.vllm_units import ENABLED, show
 
-FORMAT = 1
-# What "enabled" comes to for units without an [Install] section and for generated ones.
-ENABLED = ("enabled", "alias", "generated", "indirect", "static")
-
-
-def difference(kind: str, subject: str, expected: Any, found: Any) -> dict[str, Any]:
-    """Return one difference between the host and what is expected of it."""
-    return {"kind": kind, "subject": subject, "expected": expected, "found": found}
-
-
-def owner_name(number: int) -> str:
-    """Return a user's name, or the number when it has none."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def group_name(number: int) -> str:
-    """Return a group's name, or the number when it has none."""
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
-
-
-def file_record(path: str, *, secret: bool) -> dict[str, Any] | None:
-    """Return what is recorded of a file; None when it is no regular file."""
-    try:
-        status = Path(path).lstat()
-    except OSError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    record: dict[str, Any] = {
-        "path": path,
-        "secret": secret,
-        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-        "owner": owner_name(status.st_uid),
-        "group": group_name(status.st_gid),
-    }
-    if not secret:
-        record["sha256"] = sha256_of(Path(path))
-    return record
+# Kinds of things, by what they are known.
+PLACED = ("files", "links", "trees", "switched_off", "directories")
+NAMED = ("users", "groups")
+# What of the plan's list stands in the receipt as it is.
+PLAIN = ("absent", "environments", "lines", "os_packages", "services")
 
 
-def link_target(path: str) -> str | None:
-    """Return where a link points; None when there is no link."""
-    entry = Path(path)
-    return str(entry.readlink()) if entry.is_symlink() else None
-
-
-def file_differences(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how the files differ from their records."""
-    found: list[dict[str, Any]] = []
-    for wanted in files:
-        path = wanted["path"]
-        record = file_record(path, secret=wanted["secret"])
-        if record is None:
-            found.append(difference("file", path, "a regular file", "none"))
-            continue
-        keys = [key for key in ("sha256", "mode", "owner", "group") if key in wanted]
-        unequal = [key for key in keys if record.get(key) != wanted[key]]
-        found += [difference(f"file {key}", path, wanted[key], record[key]) for key in unequal]
-    return found
-
-
-def link_differences(links: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how the links differ from their records."""
-    pairs = [(wanted, link_target(wanted["path"])) for wanted in links]
-    return [
-        difference("link", wanted["path"], wanted["target"], target or "no link")
-        for wanted, target in pairs
-        if target != wanted["target"]
-    ]
-
-
-def unit_differences(units: list[str]) -> list[dict[str, Any]]:
-    """Return which units are not enabled and active, by one call for all of them.
-
-    Raises:
-        HostError: systemd does not answer.
-    """
-    if not units:
-        return []
-    argv = ["systemctl", "show", "--property=ActiveState,UnitFileState", "--", *units]
-    result = run(argv, timeout=60)
-    blocks = result.output.strip().split("\n\n")
-    if result.status != 0 or len(blocks) != len(units):
-        raise HostError(f"systemd does not tell about {', '.join(units)}: {result.tail(5)}")
-    found: list[dict[str, Any]] = []
-    for unit, block in zip(units, blocks):  # noqa: B905 - `strict` is newer than the hosts' Python
-        state = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if state.get("ActiveState") != "active":
-            found.append(difference("unit", unit, "active", state.get("ActiveState")))
-        if state.get("UnitFileState") not in ENABLED:
-            enabled = state.get("UnitFileState") or "not there"
-            found.append(difference("unit", unit, "enabled", enabled))
-    return found
-
-
-def model_differences(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return which files of the models have another size than their manifests say."""
-    found: list[dict[str, Any]] = []
-    for path in (Path(model["path"]) for model in models if model.get("path")):
-        try:
-            manifest = read_json_object(path.with_name(f"{path.name}.json")) or {}
-        except (ValueError, OSError):
-            manifest = {}
-        if not manifest.get("files"):
-            found.append(difference("model", str(path), "a manifest beside it", "none"))
-            continue
-        for name, wanted in manifest["files"].items():
-            entry = path / name
-            size = entry.lstat().st_size if entry.is_file() else None
-            if size != wanted["size"]:
-                bytes_found = "no file" if size is None else f"{size} bytes"
-                expected = f"{wanted['size']} bytes"
-                found.append(difference("model", str(entry), expected, bytes_found))
-    return found
-
-
-def release_differences(release: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return whether the release is not there or was not completed."""
-    path = release.get("path")
-    if not path:
-        return []
-    stage = (read_marker(Path(path)) or {}).get("stage", "no marker")
-    return [] if stage == COMPLETE else [difference("release", path, COMPLETE, stage)]
-
-
-def read_receipt(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return the receipt, or the difference that stands for there being none.
-
-    Raises:
-        HostError: a newer version of the project wrote it.
-    """
-    try:
-        content = read_json_object(path)
-    except (ValueError, OSError) as error:
-        return None, difference("receipt", str(path), "a readable receipt", f"corrupt: {error}")
-    if content is None:
-        return None, difference("receipt", str(path), "a receipt", "none")
-    found = content.get("format")
-    if isinstance(found, int) and found > FORMAT:
-        raise HostError(
-            f"{path} has format {found}, and this version of the project knows formats up to"
-            f" {FORMAT}; use the version that wrote it"
-            f" ({content.get('project_version') or 'a newer one'}), or move the file away",
-            format=found,
-        )
-    if found != FORMAT:
-        wrong = f"corrupt: format {found!r}"
-        return None, difference("receipt", str(path), f"format {FORMAT}", wrong)
-    return content, None
-
-
-def compare(params: dict[str, Any]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+def compare(params: dict[str, Any]) -> dict[str, Any]:
     """Return the receipt and all differences of the host from it and from the plan."""
-    receipt, absent = read_receipt(Path(params["path"]))
-    if receipt is None:
-        return None, [absent] if absent else []
-    found: list[dict[str, Any]] = []
-    if receipt.get("plan_digest") != params["plan_digest"]:
-        pair = (params["plan_digest"], receipt.get("plan_digest"))
-        found.append(difference("plan", "digest", *pair))
-    content = receipt.get("content", {})
-    found += file_differences(receipt.get("files", []))
-    found += link_differences(receipt.get("links", []))
-    found += release_differences(content.get("release") or {})
-    found += model_differences(content.get("models") or [])
-    found += unit_differences(receipt.get("units", []))
-    return receipt, found
+    looked = look(Path(params["path"]), deep=params["deep"])
+    found = looked.differences
+    if looked.receipt and looked.receipt.get("plan_digest") != params["plan_digest"]:
+        pair = (params["plan_digest"], looked.receipt.get("plan_digest"))
+        found = [difference("plan", "digest", *pair), *found]
+    return {"receipt": looked.receipt, "differences": found, "restart": looked.restart}
+
+
+def places(managed: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys under which it is noted whether a thing was here, with what is there now."""
+    found: dict[str, Any] = {}
+    for kind in ("files", "links", "trees", "switched_off"):
+        for one in managed.get(kind) or []:
+            path = one["path"]
+            found[path] = link_target(path) or os.path.lexists(path)
+    for path in managed.get("directories") or []:
+        found[path] = Path(path).is_dir()
+    for one in managed.get("lines") or []:
+        if one["kind"] == "conda":
+            found.update({str(file): file.exists() for file in shells_of(one["subject"])})
+    for name in managed.get("users") or []:
+        found[f"user {name}"] = user_record(name) is not None
+    for name in managed.get("groups") or []:
+        found[f"group {name}"] = members(name) is not None
+    for one in managed.get("memberships") or []:
+        there = one["user"] in (members(one["group"]) or [])
+        found[f"member {one['user']} {one['group']}"] = there
+    for name, state in show(managed.get("units") or []).items():
+        known = state.get("UnitFileState") or ""
+        enabled, active = known in ENABLED, state.get("ActiveState") == "active"
+        found[f"unit {name}"] = {"enabled": enabled, "active": active} if known else False
+    return found
+
+
+def shells_of(name: str) -> list[Path]:
+    """Return the start files of a user; none when there is no such user."""
+    try:
+        return list(start_files(pwd.getpwnam(name), list(SHELLS)).values())
+    except KeyError:
+        return []
+
+
+def begin(module: AnsibleModule) -> dict[str, Any]:
+    """Note what was here before us, of what has not been noted yet."""
+    params, before = module.params, Path(module.params["before"])
+    there = read_before(before)
+    receipt, _ = read_receipt(Path(params["path"]))
+    # What stands in a receipt came from us, unless something else was noted then.
+    ours = set(places_of(receipt)) if receipt else set()
+    new = {key: found for key, found in places(params["managed"]).items() if key not in there}
+    there.update({key: False if key in ours else found for key, found in new.items()})
+    if new and not module.check_mode:
+        write_before(before, there)
+    return {
+        "changed": False,
+        "current": False,
+        "differences": [],
+        "restart": [],
+        "receipt": receipt,
+    }
+
+
+def key_of(kind: str, one: Any) -> str:
+    """Return the key under which it is noted whether a thing was here before us."""
+    if kind == "memberships":
+        return f"member {one['user']} {one['group']}"
+    if kind == "units":
+        return f"unit {one}"
+    return f"{kind[:-1]} {one['name']}" if kind in NAMED else str(one["path"])
+
+
+def places_of(receipt: dict[str, Any]) -> list[str]:
+    """Return the keys of all that a receipt lists."""
+    kinds = (*PLACED, *NAMED, "memberships", "units")
+    return [key_of(kind, one) for kind in kinds for one in receipt.get(kind) or []]
 
 
 def compose(params: dict[str, Any], *, strict: bool) -> dict[str, Any]:
@@ -318,32 +249,59 @@ def compose(params: dict[str, Any], *, strict: bool) -> dict[str, Any]:
     Raises:
         HostError: naming all files and links that are missing or differ.
     """
-    records = [(file["path"], file_record(**file)) for file in params["files"]]
-    wrong = [path for path, record in records if record is None]
-    wrong += [item["subject"] for item in link_differences(params["links"])]
+    managed, path = params["managed"], Path(params["path"])
+    files, links = managed.get("files") or [], managed.get("links") or []
+    key = made_key(path) if strict else read_key(path)
+    records = [(file["path"], file_record(file, key)) for file in files]
+    wrong = [name for name, record in records if record is None]
+    wrong += [item["subject"] for item in link_differences(links)]
     if wrong and strict:
         raise HostError(
             f"the receipt would not be true; not there as planned: {', '.join(wrong)}",
             missing=wrong,
         )
-    return {
+    receipt = {
         "format": FORMAT,
         "project_version": params["project_version"],
         "plan_digest": params["plan_digest"],
         "content": params["content"],
-        "files": [record or {"path": path} for path, record in records],
-        "links": params["links"],
-        "units": params["units"],
+        "files": [record or {"path": name} for name, record in records],
+        "links": links,
+        "units": managed.get("units") or [],
+        "directories": [
+            {"path": one, **(rights(Path(one)) or {})} for one in managed.get("directories") or []
+        ],
+        "trees": managed.get("trees") or [],
+        "users": [user_record(one) or {"name": one} for one in managed.get("users") or []],
+        "groups": [{"name": one} for one in managed.get("groups") or []],
+        "memberships": managed.get("memberships") or [],
+        "switched_off": [
+            one for one in managed.get("switched_off") or [] if link_target(one["path"]) is None
+        ],
+        **{kind: managed.get(kind) or [] for kind in PLAIN},
     }
+    return {**receipt, "before": noted(params, receipt)}
+
+
+def noted(params: dict[str, Any], receipt: dict[str, Any]) -> dict[str, Any]:
+    """Return what was here before us of all that a receipt lists."""
+    there = read_before(Path(params["before"]))
+    keys = [*places_of(receipt), *lines_of(receipt.get("lines", []))]
+    return {key: there[key] for key in keys if there.get(key)}
+
+
+def lines_of(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the start files of all users whose shells know conda from us."""
+    return [str(f) for one in lines if one["kind"] == "conda" for f in shells_of(one["subject"])]
 
 
 def write(module: AnsibleModule) -> dict[str, Any]:
     """Write the receipt where it differs, and return the result."""
     path = Path(module.params["path"])
-    receipt, _ = read_receipt(path)
+    receipt, aged = read_receipt(path)
     wanted = compose(module.params, strict=not module.check_mode)
     modes = path.exists() and stat.S_IMODE(path.stat().st_mode) == stat.S_IRUSR | stat.S_IWUSR
-    changed = receipt != wanted or not modes
+    changed = aged is not None or not same(receipt, wanted) or not modes
     if changed and not module.check_mode:
         write_atomic(path, as_json(wanted).encode(), 0o600)
     texts = {
@@ -354,41 +312,35 @@ def write(module: AnsibleModule) -> dict[str, Any]:
     }
     current = not (changed and module.check_mode)
     result: dict[str, Any] = {"changed": changed, "receipt": wanted, "diff": texts}
-    return {**result, "current": current, "differences": []}
+    return {**result, "current": current, "differences": [], "restart": []}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Do what the state asks for."""
+    if module.params["state"] == "present":
+        return write(module)
+    if module.params["state"] == "begun":
+        return begin(module)
+    found = compare(module.params)
+    return {"changed": False, "current": not found["differences"], **found}
 
 
 def main() -> None:
     """Run as an Ansible module."""
-    file = {
-        "path": {"type": "path", "required": True},
-        "secret": {"type": "bool", "default": False, "no_log": False},
-    }
-    link = {
-        "path": {"type": "path", "required": True},
-        "target": {"type": "str", "required": True},
-    }
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["check", "present"], "default": "check"},
+            "state": {"type": "str", "choices": ["begun", "check", "present"], "default": "check"},
             "path": {"type": "path", "default": "/var/lib/vllm/receipt.json"},
-            "plan_digest": {"type": "str", "required": True},
+            "before": {"type": "path", "default": "/var/lib/vllm/before.json"},
+            "plan_digest": {"type": "str", "default": ""},
             "content": {"type": "dict", "default": {}},
-            "files": {"type": "list", "elements": "dict", "default": [], "options": file},
-            "links": {"type": "list", "elements": "dict", "default": [], "options": link},
-            "units": {"type": "list", "elements": "str", "default": []},
+            "managed": {"type": "dict", "default": {}},
+            "deep": {"type": "bool", "default": False},
             "project_version": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    try:
-        if module.params["state"] == "present":
-            module.exit_json(**write(module))
-        receipt, found = compare(module.params)
-    except HostError as error:
-        module.fail_json(msg=error.message, **error.details)
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['path']}: {error}")
-    module.exit_json(changed=False, current=not found, differences=found, receipt=receipt)
+    conclude(module, work, module.params["path"])
 
 
 if __name__ == "__main__":

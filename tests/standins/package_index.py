@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import threading
 import zipfile
@@ -39,7 +40,8 @@ class PackageIndex:
             f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", *head, ""]),
             f"{info}/WHEEL": f"Wheel-Version: 1.0\nTag: {tag}\n",
         }
-        files[f"{info}/RECORD"] = "".join(f"{one},,\n" for one in [*files, f"{info}/RECORD"])
+        lines = [f"{path},{_stated(text)},{len(text)}\n" for path, text in files.items()]
+        files[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"])
         with zipfile.ZipFile(wheel, "w") as archive:
             for path, text in files.items():
                 archive.writestr(path, text)
@@ -51,6 +53,12 @@ class PackageIndex:
         with (file.parent / "index.html").open("a", encoding="utf-8") as stream:
             stream.write(f'<a href="{file.name}#sha256={digest}">{file.name}</a>\n')
         return digest
+
+
+def _stated(text: str) -> str:
+    """A checksum as a RECORD has it."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return "sha256=" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 class _Quiet(SimpleHTTPRequestHandler):

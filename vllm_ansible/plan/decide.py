@@ -7,14 +7,12 @@ from urllib.parse import urlsplit
 
 from vllm_ansible.plan import engine, gpu, host, install, serving
 from vllm_ansible.plan.context import Context
+from vllm_ansible.plan.managed import of_server
 from vllm_ansible.plan.result import (
     GatewayPlan,
     HostPlan,
     Installer,
     Key,
-    Link,
-    Managed,
-    ManagedFile,
     Needs,
     PlanError,
     Upstream,
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
     from vllm_ansible.data import Data
     from vllm_ansible.plan.facts import HostFacts
-    from vllm_ansible.plan.result import InstancePlan, Miniconda, ModelSnapshot
+    from vllm_ansible.plan.result import Miniconda, ModelSnapshot
     from vllm_ansible.schema import Words
 
 # libnuma: the CPU kernels do not load without it, and the wheel does not carry it.
@@ -96,7 +94,7 @@ def plan_host(
         repository=repository_of(context),
         apt_proxy=apt_proxy_of(context),
         needs=needs_of(context, miniconda, models),
-        managed=_managed(release.path, miniconda, instances, words),
+        managed=of_server(release.path, miniconda, instances, words, _apt(words)),
         notices=context.notices,
         reasons=context.reasons,
     )
@@ -199,37 +197,6 @@ def apt_proxy_of(context: Context) -> str:
     proxy = f"http://{context.site.mirror}"
     context.because("apt_proxy", proxy, f"the mirror host passes on {', '.join(archives)}")
     return proxy
-
-
-def _managed(
-    release_path: str, miniconda: Miniconda, instances: list[InstancePlan], words: Words
-) -> Managed:
-    """What the roles leave on the host, for the receipt."""
-    json_log = words.logs.gateway_access == "json"
-    rotation = [ManagedFile(path="/etc/logrotate.d/vllm-gateway", secret=False)] if json_log else []
-    pip = [ManagedFile(path="/etc/pip.conf", secret=False)] if miniconda.pip_conf else []
-    files = [
-        *pip,
-        *rotation,
-        ManagedFile(path="/opt/miniconda3/.condarc", secret=False),
-        ManagedFile(path="/etc/systemd/system/nginx.service.d/vllm.conf", secret=False),
-        ManagedFile(path="/etc/systemd/system/vllm@.service", secret=False),
-        ManagedFile(path="/etc/nginx/conf.d/vllm.conf", secret=False),
-        ManagedFile(path="/etc/nginx/vllm/keys.map", secret=True),
-        ManagedFile(path="/etc/vllm/api_key", secret=True),
-    ]
-    for one in instances:
-        files.append(ManagedFile(path=f"/etc/vllm/{one.name}.yaml", secret=False))
-        files.append(ManagedFile(path=f"/etc/vllm/{one.name}.env", secret=True))
-        files += [ManagedFile(path=file.path, secret=False) for file in one.files]
-        if one.drop_in:
-            drop_in = f"/etc/systemd/system/{one.unit}.d/vllm.conf"
-            files.append(ManagedFile(path=drop_in, secret=False))
-    return Managed(
-        files=files,
-        links=[Link(path="/opt/vllm/current", target=release_path)],
-        units=[*(one.unit for one in instances), "nginx.service"],
-    )
 
 
 def _receipt(plan: HostPlan) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vllm_ansible.plan.managed import APT, DEFAULT_SITE, UNITS, WORKPLACES, plain
 from vllm_ansible.plan.result import (
     Managed,
-    ManagedFile,
     ModelSnapshot,
     PlanError,
+    Service,
+    Tree,
     Upstream,
     canonical,
 )
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
     from vllm_ansible.plan.result import Needs
     from vllm_ansible.schema import Mirror
+
+
+TOOLS = "/opt/vllm-mirror"
+OS_PACKAGES = ["ca-certificates", "nginx", "python3-venv"]
+# Seconds until the read indexes answer.
+READY_TIMEOUT = 60
 
 
 class Artifact(BaseModel):
@@ -53,7 +61,7 @@ class MirrorPlan(BaseModel):
     # Where the mirror host's own tools come from; empty means the client's own index.
     tools_index: str
     digest: str = ""
-    managed: Managed = Managed(files=[], links=[], units=[])
+    managed: Managed = Managed()
     receipt: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -107,18 +115,51 @@ def plan_mirror(
 def _managed(plan: MirrorPlan) -> Managed:
     """What the role leaves on the host. The store's other files are its manifest's business."""
     names = [one.name for one in plan.indexes]
+    root, settings = plan.root, "/etc/vllm-mirror"
+    stamps = [f"{TOOLS}/.requirements-sha256", f"{TOOLS}/gunicorn.conf.py"] if names else []
     files = [
         "/etc/nginx/conf.d/vllm-mirror.conf",
-        "/etc/systemd/system/nginx.service.d/vllm-mirror.conf",
-        "/etc/systemd/system/proxpi@.service",
-        *(f"/etc/vllm-mirror/{name}.env" for name in names),
-        *(f"{plan.root}/store/{one.path}" for one in plan.artifacts),
+        f"{UNITS}/nginx.service.d/vllm-mirror.conf",
+        f"{UNITS}/proxpi@.service",
+        *stamps,
+        *(f"{settings}/{name}.env" for name in names),
+        *(f"{root}/store/{one.path}" for one in plan.artifacts),
     ]
     return Managed(
-        files=[ManagedFile(path=path, secret=False) for path in files],
-        links=[],
+        files=plain(files),
         units=["nginx.service", *(f"proxpi@{name}.service" for name in names)],
-    )
+        directories=[
+            root, f"{root}/store", f"{root}/models", f"{root}/cache", settings,
+            f"{UNITS}/nginx.service.d", "/opt/vllm", "/var/lib/vllm",
+        ],
+        trees=[
+            Tree(path=f"{root}/store", kind="store"),
+            Tree(path=f"{root}/models", kind="models"),
+            Tree(path=f"{root}/cache"),
+            Tree(path=TOOLS),
+            *(Tree(path=path) for path in (*APT, *WORKPLACES)),
+        ],
+        users=["vllm-mirror"] if names else [],
+        groups=["vllm-mirror"] if names else [],
+        os_packages=OS_PACKAGES,
+        absent=[f"{settings}/*.env"],
+        switched_off=[DEFAULT_SITE],
+        services=[
+            Service(
+                unit=f"proxpi@{name}.service",
+                address=f"{_bracketed(plan.listen[0])}:{plan.port}",
+                path=f"/health/{name}",
+                ready_timeout=READY_TIMEOUT,
+                inputs=[f"{UNITS}/proxpi@.service", f"{settings}/{name}.env", *stamps],
+            )
+            for name in names
+        ],
+    )  # fmt: skip
+
+
+def _bracketed(address: str) -> str:
+    """An address as a URL writes it."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _merged(needs: Mapping[str, Needs], kind: str, problems: list[str]) -> list[Upstream]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -181,10 +181,15 @@ class GatewayPlan(_Part):
 
 
 class ManagedFile(_Part):
-    """A file that we write; a secret one leaves no checksum in the receipt."""
+    """A file that we write.
+
+    A secret one leaves no checksum in the receipt but a seal that only its host can make. The
+    content of a changing one (a log) is not ours; its mode and owner are.
+    """
 
     path: str
     secret: bool
+    changing: bool = False
 
 
 class Link(_Part):
@@ -194,12 +199,97 @@ class Link(_Part):
     target: str
 
 
-class Managed(_Part):
-    """What the receipt records and drift is looked for in."""
+class Tree(_Part):
+    """A directory, or a file, that is ours with everything in it.
 
-    files: list[ManagedFile]
-    links: list[Link]
-    units: list[str]
+    Attributes:
+        path: Where it is.
+        kind: What a removal does with it. `own`: it goes. `log`: it goes with its rotated ones.
+            `releases`: the releases in it go. `conda`: it goes, unless others have made
+            environments in it. `models` and `store`: they stay unless asked for; with `models` the
+            snapshots go, and nothing else.
+    """
+
+    path: str
+    kind: Literal["conda", "log", "models", "own", "releases", "store"] = "own"
+
+
+class Member(_Part):
+    """A user that we put into a group of ours."""
+
+    user: str
+    group: str
+
+
+class Lines(_Part):
+    """Lines of ours in files of others.
+
+    Attributes:
+        kind: `conda`: what `conda init` writes into the start files of a user's shells. `pip`:
+            options in pip's file for all users.
+        subject: The user, or the file.
+    """
+
+    kind: Literal["conda", "pip"]
+    subject: str
+
+
+class Service(_Part):
+    """A unit of ours, how it is asked whether it is well, and what it has read at its start.
+
+    Attributes:
+        unit: Its name.
+        socket: The Unix socket that it listens on; None where it has an address.
+        address: HOST:PORT.
+        path: What is asked there; status 200 is well.
+        ready_timeout: Seconds that a start may take.
+        inputs: Files that it reads when it starts.
+        trees: Environments and snapshots that it runs from.
+    """
+
+    unit: str
+    socket: str | None = None
+    address: str | None = None
+    path: str = "/health"
+    ready_timeout: int
+    inputs: list[str]
+    trees: list[str] = Field(default_factory=list)
+
+
+class Managed(_Part):
+    """Everything that a host has from us: what the receipt records and drift is looked for in.
+
+    Attributes:
+        files: Files that we write.
+        links: Links that we keep.
+        units: Units that must be enabled and active.
+        directories: Directories that we make; others may have something in them.
+        trees: What is ours as a whole.
+        users: Users that we make.
+        groups: Groups that we make.
+        memberships: Users that we put into groups.
+        os_packages: Packages of the operating system that must be there; they stay on removal.
+        absent: Patterns of paths that are ours to write; what matches and is not listed goes.
+        switched_off: Links of others that we have taken away.
+        lines: Lines in files of others.
+        services: Units that are asked whether they are well.
+        environments: Python environments whose packages are compared.
+    """
+
+    files: list[ManagedFile] = Field(default_factory=list)
+    links: list[Link] = Field(default_factory=list)
+    units: list[str] = Field(default_factory=list)
+    directories: list[str] = Field(default_factory=list)
+    trees: list[Tree] = Field(default_factory=list)
+    users: list[str] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
+    memberships: list[Member] = Field(default_factory=list)
+    os_packages: list[str] = Field(default_factory=list)
+    absent: list[str] = Field(default_factory=list)
+    switched_off: list[Link] = Field(default_factory=list)
+    lines: list[Lines] = Field(default_factory=list)
+    services: list[Service] = Field(default_factory=list)
+    environments: list[str] = Field(default_factory=list)
 
 
 class Installer(_Part):
@@ -248,6 +338,7 @@ class EnvironmentPlan(_Part):
     changes_nothing: ClassVar[Mapping[str, Any]] = {
         "host": True, "digest": True, "notices": True, "receipt": True,
         "needs": True, "repository": True, "apt_proxy": True, "miniconda": {"urls"},
+        "managed": {"services"},
         "packages": {"hashes", "http_timeout", "indexes", "default_index", "find_links"},
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.decide import apt_proxy_of, needs_of, repository_of
 from vllm_ansible.plan.engine import choose_miniconda, http_timeout
 from vllm_ansible.plan.host import check_miniconda
+from vllm_ansible.plan.managed import DEFAULT_SITE, STATE, UNITS, plain, with_miniconda
 from vllm_ansible.plan.result import (
     Environment,
     EnvironmentPlan,
@@ -20,6 +21,8 @@ from vllm_ansible.plan.result import (
     ManagedFile,
     Packages,
     PlanError,
+    Service,
+    Tree,
     canonical,
 )
 from vllm_ansible.plan.site import Site
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
 
     from vllm_ansible.data import Data
     from vllm_ansible.plan.facts import HostFacts
+    from vllm_ansible.plan.result import Miniconda
     from vllm_ansible.schema import Door, Webui, Words
 
 RECEIPT = "/var/lib/vllm/webui.json"
 RELEASES = "/opt/vllm/webui/releases"
+CONFIG = "/etc/vllm-webui"
 CODE = "/opt/vllm/webui/code"
 SOCKET = "/run/vllm-webui/http.sock"
 UNIT = "vllm-webui.service"
@@ -41,6 +46,8 @@ PYTHON = "3.10"
 # The environment takes about 450 MiB with its Python and byte code, Miniconda up to 1000.
 DISK_MIB = 1600
 APT = ["ca-certificates", "nginx"]
+# Seconds; the role's own.
+READY_TIMEOUT = 120
 
 
 class _Part(BaseModel):
@@ -171,7 +178,13 @@ def plan_webui(
         repository=repository_of(context),
         apt_proxy=apt_proxy_of(context),
         needs=needs_of(context, miniconda, []),
-        managed=_managed(doors, [f"{code}/vllm_webui/{file}" for file in data.webui.code], webui),
+        managed=_managed(
+            doors,
+            [f"{code}/vllm_webui/{file}" for file in data.webui.code],
+            release,
+            miniconda,
+            words,
+        ),
         notices=_notices(webui),
     )
     also = [data.code_digest, words.role_variables, dict(logins or {})]
@@ -259,24 +272,45 @@ def _settings(webui: Webui, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     }
 
 
-def _managed(doors: Sequence[Door], code: list[str], webui: Webui) -> Managed:
+def _managed(
+    doors: Sequence[Door], code: list[str], release: Release, miniconda: Miniconda, words: Words
+) -> Managed:
     """What the role leaves on the host, for the receipt."""
-    secrets = [f"/etc/vllm-webui/{_credential(one)}" for one in sorted({d.server for d in doors})]
-    secrets += ["/etc/vllm-webui/logins"] if webui.logins else []
-    plain = [
-        "/etc/nginx/conf.d/vllm-webui.conf",
-        f"/etc/systemd/system/{UNIT}",
-        "/etc/vllm-webui/settings.json",
-        *code,
-    ]
-    return Managed(
+    webui = words.webui
+    secrets = [f"{CONFIG}/{_credential(one)}" for one in sorted({d.server for d in doors})]
+    logins = f"{CONFIG}/logins"
+    secrets += [logins] if webui.logins else []
+    unit, settings = f"{UNITS}/{UNIT}", f"{CONFIG}/settings.json"
+    files = ["/etc/nginx/conf.d/vllm-webui.conf", f"{UNITS}/nginx.service.d/vllm.conf"]
+    managed = Managed(
         files=[
-            *(ManagedFile(path=path, secret=False) for path in plain),
+            *plain([*files, unit, settings, *code]),
             *(ManagedFile(path=path, secret=True) for path in secrets),
         ],
-        links=[],
         units=[UNIT, "nginx.service"],
+        directories=[CONFIG, STATE, RELEASES, f"{UNITS}/nginx.service.d"],
+        trees=[
+            Tree(path="/opt/vllm/webui"),
+            Tree(path="/var/cache/vllm-webui"),
+            Tree(path=f"{STATE}/webui.started-with"),
+        ],
+        users=["vllm-webui"],
+        groups=["vllm-webui"],
+        os_packages=APT,
+        absent=[] if webui.logins else [logins],
+        switched_off=[DEFAULT_SITE],
+        services=[
+            Service(
+                unit=UNIT,
+                socket=SOCKET,
+                ready_timeout=READY_TIMEOUT,
+                inputs=[unit, settings, *code, *secrets],
+                trees=[release.path],
+            )
+        ],
+        environments=[release.path],
     )
+    return with_miniconda(managed, miniconda)
 
 
 def _notices(webui: Webui) -> list[str]:

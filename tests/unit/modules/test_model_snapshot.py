@@ -199,16 +199,45 @@ def test_a_flaw_in_a_snapshot_is_found_and_mended(host: Host, damage: str, said:
     assert not host.run(verify="full")["changed"]
 
 
-def test_a_flipped_bit_is_found_by_a_full_look_and_good_files_are_reused(host: Host) -> None:
+def test_a_flipped_bit_is_found_and_good_files_are_reused(host: Host) -> None:
     host.run()
     extra = host.path / "sub/extra.bin"
     extra.write_bytes(bytes([SMALL[0] ^ 1]) + SMALL[1:])
-    assert not host.run()["changed"]
     lfs_object(host.source, WEIGHTS).unlink()
-    result = host.run(verify="full")
+    result = host.run()
     assert "sub/extra.bin: sha256" in result["reason"]
     assert extra.read_bytes() == SMALL
     assert (host.path / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_flipped_bit_that_hides_is_found_by_a_full_look(host: Host) -> None:
+    """The manifest is made to say that the file has always looked like this."""
+    host.run()
+    extra, said = host.path / "sub/extra.bin", host.root / f"{host.revision}.json"
+    extra.write_bytes(bytes([SMALL[0] ^ 1]) + SMALL[1:])
+    manifest, status = json.loads(said.read_text()), extra.stat()
+    manifest["seen"]["sub/extra.bin"] = {
+        "inode": status.st_ino, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns
+    }  # fmt: skip
+    said.write_text(json.dumps(manifest))
+    assert not host.run()["changed"]
+    assert "sub/extra.bin: sha256" in host.run(verify="full")["reason"]
+    assert extra.read_bytes() == SMALL
+
+
+def test_a_file_that_was_merely_touched_is_read_once(host: Host) -> None:
+    host.run()
+    said = host.root / f"{host.revision}.json"
+    placed = json.loads(said.read_text())["placed"]
+    (host.path / "sub/extra.bin").touch()
+    before = said.read_text()
+    assert not host.run(check=True)["changed"]
+    assert said.read_text() == before
+    assert not host.run()["changed"]
+    after = json.loads(said.read_text())
+    assert after["seen"] != json.loads(before)["seen"]
+    # Nobody has to start anew for that.
+    assert after["placed"] == placed
 
 
 def test_another_revision_leaves_the_previous_one_untouched(host: Host) -> None:

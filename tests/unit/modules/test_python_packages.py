@@ -244,3 +244,128 @@ def test_wheels_of_a_directory_are_found(real: Host, index: PackageIndex) -> Non
     places = [str(index.folder / "one")]
     assert real.run("one==1.0", find_links=places, default_index=f"{index.url}none/")["changed"]
     assert (real.site / "one.py").exists()
+
+
+class Filled:
+    """An environment that the real uv has filled, and its index."""
+
+    def __init__(self, host: Host, index: PackageIndex, aside: Path) -> None:
+        self.host, self.index, self.site, self.aside = host, index, host.site, aside
+        index.add("one", content="right = True\n")
+        index.add("two")
+        index.add("stranger")
+        shutil.rmtree(self.site / "pip")
+        self.run()
+
+    def run(self, **changes: Any) -> dict[str, Any]:
+        words = {"exact": True, "default_index": self.index.url, "set_aside": str(self.aside)}
+        return self.host.run("one==1.0", "two==1.0", **{**words, **changes})
+
+    def install(self, name: str) -> None:
+        uv = str(self.host.prefix / "bin/uv")
+        argv = [uv, "pip", "install", "--python", str(self.host.prefix / "bin/python")]
+        argv += ["--default-index", self.index.url, "--no-config", "--no-cache", name]
+        subprocess.run(argv, check=True, capture_output=True)
+
+    def kept(self) -> dict[str, str]:
+        """Return what was set aside, by its old path below site-packages."""
+        found = [path for path in self.aside.rglob("*") if path.is_file()]
+        return {str(p).partition("site-packages/")[2]: p.read_text() for p in found}
+
+
+@pytest.fixture
+def filled(real: Host, index: PackageIndex, tmp_path: Path) -> Filled:
+    return Filled(real, index, tmp_path / "aside")
+
+
+def test_what_was_made_is_noted_and_left_alone(filled: Filled) -> None:
+    marker = filled.host.marker()
+    assert "one-1.0.dist-info" in marker["installed"]
+    assert marker["filled"] <= marker["proved"]
+    assert not filled.run()["changed"]
+    assert filled.host.marker() == marker
+
+
+def test_an_environment_of_before_the_listing_is_noted_and_counts_as_unchanged(
+    filled: Filled,
+) -> None:
+    """No service has to start anew for that."""
+    place = filled.host.prefix / ".vllm-release.json"
+    old = {
+        k: v for k, v in filled.host.marker().items() if k not in ("installed", "proved", "filled")
+    }
+    place.write_text(json.dumps(old))
+    assert filled.run()["changed"]
+    assert "filled" not in filled.host.marker()
+    assert "installed" in filled.host.marker()
+    assert not filled.run()["changed"]
+
+
+def test_a_stranger_is_removed_and_the_rest_stays(filled: Filled) -> None:
+    filled.install("stranger")
+    before = filled.host.marker()
+    foreseen = filled.run(check=True)
+    assert foreseen["repaired"]["strangers"] == ["stranger"]
+    assert "stranger (added by hand)" in foreseen["diff"]["before"]
+    assert (filled.site / "stranger.py").exists()
+    assert filled.run()["changed"]
+    assert not (filled.site / "stranger.py").exists()
+    after = filled.host.marker()
+    assert after["installed"] == before["installed"]
+    assert after["filled"] > before["filled"]
+    assert not filled.run()["changed"]
+
+
+def test_another_version_by_hand_is_put_right(filled: Filled) -> None:
+    filled.index.add("one", "2.0")
+    filled.install("one==2.0")
+    assert filled.run()["upgraded"] == {"one": {"from": "2.0", "to": "1.0"}}
+    assert not filled.run()["changed"]
+
+
+def test_an_altered_file_is_put_right_and_kept_aside(filled: Filled) -> None:
+    (filled.site / "one.py").write_text("mine = True\n")
+    assert not filled.run()["changed"]
+    result = filled.run(deep=True)
+    assert result["repaired"]["again"] == ["one"]
+    assert (filled.site / "one.py").read_text() == "right = True\n"
+    assert filled.kept() == {"one.py": "mine = True\n"}
+    assert not filled.run(deep=True)["changed"]
+
+
+def test_missing_files_are_put_back(filled: Filled) -> None:
+    (filled.site / "one.py").unlink()
+    assert filled.run()["repaired"]["again"] == ["one"]
+    assert (filled.site / "one.py").read_text() == "right = True\n"
+
+
+def test_what_belongs_to_no_package_is_moved_aside(filled: Filled) -> None:
+    (filled.site / "mine.pth").write_text("/home/somebody")
+    assert filled.run()["repaired"]["strays"] == [str(filled.site / "mine.pth")]
+    assert filled.kept() == {"mine.pth": "/home/somebody"}
+    assert not filled.run()["changed"]
+
+
+def test_without_exact_strangers_stay(filled: Filled) -> None:
+    filled.install("stranger")
+    result = filled.run(exact=False)
+    assert not result["changed"]
+    assert "stranger" in result["unmanaged"]
+
+
+def test_what_conda_has_brought_is_no_stranger_and_is_brought_back(filled: Filled) -> None:
+    """As conda notes it: each package with its files."""
+    meta = filled.host.prefix / "conda-meta"
+    meta.mkdir()
+    names = ["lib/python3.10/site-packages/stranger-1.0.dist-info/METADATA"]
+    (meta / "stranger-1.0-0.json").write_text(json.dumps({"files": names}))
+    filled.install("stranger")
+    marker = filled.host.marker()
+    marker["installed"] = sorted({*marker["installed"], "stranger-1.0.dist-info", "stranger.py"})
+    (filled.host.prefix / ".vllm-release.json").write_text(json.dumps(marker))
+    assert not filled.run()["changed"]
+    filled.index.add("stranger", "2.0")
+    filled.install("stranger==2.0")
+    assert filled.run()["repaired"]["pins"] == {"stranger": "1.0"}
+    assert (filled.site / "stranger-1.0.dist-info").exists()
+    assert not filled.run()["changed"]
