@@ -87,7 +87,9 @@ class Site:
         argv = ["ansible-playbook", "site.yml", "-i", str(self.inventory), "--limit", host]
         argv += ["-e", f"ansible_control_path_dir={sockets}"]
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        words = {"VLLM_ANSIBLE_LOCKS": str(STANDIN / "locks"), "PATH": programs}
+        # Into a pipe Ansible writes in large pieces: each line is wanted when it is said.
+        words = {"PATH": programs, "PYTHONUNBUFFERED": "1"}
+        words["VLLM_ANSIBLE_LOCKS"] = str(STANDIN / "locks")
         process = subprocess.Popen(
             argv, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **words},
