@@ -21,7 +21,7 @@ from vllm_ansible.bench.rerun_report import (
     RerunReport,
     Rounds,
 )
-from vllm_ansible.bench.state import _timeless, differing, without
+from vllm_ansible.bench.state import _TIMES, _leaving, differing, without
 from vllm_ansible.cli import bench
 from vllm_ansible.cli.bench import app, print_rerun
 from vllm_ansible.data import load_data
@@ -156,11 +156,13 @@ def test_of_a_secret_mode_and_owner_are_compared_and_no_more() -> None:
     secrets = ("/etc/vllm/api_key",)
     assert without(one, secrets) == without(other, secrets)
     assert without(one, secrets) != without(open_to_all, secrets)
+    sealed = ({"receipt:files": [{"path": "/a", "seal": seal}]} for seal in ("one", "other"))
+    assert without(next(sealed), secrets) == without(next(sealed), secrets)
 
 
 def test_when_a_thing_was_done_does_not_tell_states_apart() -> None:
     record = {"files": [{"path": "/a", "seen": {"mtime_ns": 1}}], "filled": 2.0}
-    assert _timeless(record) == {"files": [{"path": "/a"}]}
+    assert _leaving(record, _TIMES) == {"files": [{"path": "/a"}]}
 
 
 def test_the_benchmark_waits_for_nobody_where_the_network_is_none() -> None:

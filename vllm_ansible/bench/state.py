@@ -17,7 +17,6 @@ _LOOK = r"""
 import grp, hashlib, json, os, pwd, stat, subprocess
 HASHED = ["/etc", "/srv/models", "/usr/local/bin", "/var/lib/vllm"]
 SIZED = ["/opt", "/var/cache/vllm-ansible"]
-PLACES = ["/var/cache/vllm", "/var/cache/vllm/*", "/var/log/nginx", "/srv", "/var/lib/vllm"]
 LEFT_OUT = ("__pycache__", "pkgs", "ld.so.cache", "machine-id", "passwd-", "group-", "shadow-",
             "gshadow-", ".pwd.lock", "resolv.conf", "mtab", "history", "shadow", "gshadow")
 
@@ -50,12 +49,11 @@ for top, hashed in [(one, True) for one in HASHED] + [(one, False) for one in SI
             if one not in LEFT_OUT and not one.endswith((".pyc", ".dpkg-old")):
                 files[os.path.join(parent, one)] = look(os.path.join(parent, one), hashed)
 receipts = {}
-for path in [one for one in files if one.startswith("/var/lib/vllm/") and one.endswith(".json")]:
-    receipts[path] = json.load(open(path))
-manifests = {}
-for path in [one for one in files if one.startswith("/srv/models/") and one.endswith(".json")]:
-    if path.count("/") == 4:
-        manifests[path] = json.load(open(path))
+for path in files:
+    receipt = path.startswith("/var/lib/vllm/") and path.endswith(".json")
+    manifest = path.startswith("/srv/models/") and path.endswith(".json") and path.count("/") == 4
+    if receipt or manifest or path.endswith("/.vllm-release.json"):
+        receipts[path] = json.load(open(path))
 units = {}
 ours = [one.rpartition("/")[2] for one in files if one.startswith("/etc/systemd/system/")]
 ours += ["vllm@" + one[len("/etc/vllm/"):-len(".yaml")] + ".service" for one in files
@@ -65,10 +63,12 @@ for unit in sorted({"nginx.service", *(one for one in ours if one.endswith(".ser
         continue
     argv = ["systemctl", "show", "--property=ActiveState,UnitFileState,NeedDaemonReload", unit]
     units[unit] = sorted(subprocess.run(argv, capture_output=True, text=True).stdout.split())
-print(json.dumps({"files": files, "receipts": receipts, "manifests": manifests, "units": units}))
+print(json.dumps({"files": files, "receipts": receipts, "units": units}))
 """
 # What differs each time that the same is done: when it was, and which inode it got.
-_TIMES = {"seen", "placed", "filled", "began", "at", "written", "time"}
+_TIMES = frozenset(("seen", "placed", "filled", "proved"))
+# What tells a secret's change without the secret, made with a key of the host's own.
+_SEALS = frozenset(("seal",))
 
 State = dict[str, Any]
 
@@ -83,11 +83,10 @@ def state_of(machine: Machine) -> State:
     state: State = {}
     for path, words in found["files"].items():
         # What they say is compared word by word, without times.
-        known = path in found["receipts"] or path in found["manifests"]
-        state[path] = words[:-1] if known else words
-    for path, content in {**found["receipts"], **found["manifests"]}.items():
-        state |= {f"{path}:{key}": _timeless(value) for key, value in content.items()
-                  if key not in _TIMES}  # fmt: skip
+        state[path] = words[:-1] if path in found["receipts"] else words
+    for path, content in found["receipts"].items():
+        timeless = _leaving(content, _TIMES)
+        state |= {f"{path}:{key}": value for key, value in timeless.items()}
     state.update(found["units"])
     return state
 
@@ -108,12 +107,13 @@ def without(state: Mapping[str, Any], secrets: tuple[str, ...]) -> State:
         state: The state.
         secrets: Paths, or beginnings of them, whose content differs from machine to machine.
     """
-    return {
-        p: v[:4] if isinstance(v, list) and p.startswith(secrets) else v for p, v in state.items()
-    }
+    known = {path: _leaving(value, _SEALS) for path, value in state.items()}
+    masked = {path for path in known if path.startswith(secrets)}
+    return {p: v[:4] if p in masked and isinstance(v, list) else v for p, v in known.items()}
 
 
-def _timeless(value: Any) -> Any:
+def _leaving(value: Any, names: frozenset[str]) -> Any:
+    """A value without the entries of some names, however deep they are."""
     if isinstance(value, dict):
-        return {key: _timeless(one) for key, one in value.items() if key not in _TIMES}
-    return [_timeless(one) for one in value] if isinstance(value, list) else value
+        return {key: _leaving(one, names) for key, one in value.items() if key not in names}
+    return [_leaving(one, names) for one in value] if isinstance(value, list) else value
