@@ -27,7 +27,7 @@ from vllm_ansible.lab import LabSpec
 from vllm_ansible.lab.machine import Machine
 from vllm_ansible.paths import PROJECT
 
-SUBNET = IPv4Network("10.97.83.0/24")
+SUBNET = IPv4Network("10.97.85.0/24")
 # Made anew on each machine: keys, and what is sealed with one.
 SECRETS = (
     *("/etc/vllm/api_key", "/etc/nginx/vllm/keys.map", "/etc/ssh/", "/var/lib/vllm/receipt.key"),
