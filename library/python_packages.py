@@ -332,7 +332,7 @@ def install_uv(params: dict[str, Any], prefix: Path, present: dict[str, str]) ->
     if present.get("uv") == params["uv"] and (prefix / "bin/uv").is_file():
         return
     argv = [str(prefix / "bin/python"), "-m", "pip", "install", "--no-input", "--no-deps"]
-    argv += ["--disable-pip-version-check", "--quiet", f"uv=={params['uv']}"]
+    argv += ["--disable-pip-version-check", "--no-cache-dir", "--quiet", f"uv=={params['uv']}"]
     if params["default_index"]:
         argv += ["--index-url", params["default_index"]]
         parts = urlsplit(params["default_index"])

@@ -79,7 +79,7 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     """Remove everything and return the result.
 
     Raises:
-        HostError: the receipt cannot be read or is of a newer version, or something cannot be removed.
+        HostError: the receipt cannot be read, or something cannot be removed.
     """
     receipt, why = read_receipt(Path(module.params["receipt"]))
     if receipt is None:

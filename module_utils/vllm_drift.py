@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils import vllm_environment, vllm_units
-from ansible.module_utils.vllm_files import read_json_object
 from ansible.module_utils.vllm_health import HEALTHY, health
 from ansible.module_utils.vllm_lines import SHELLS, is_known, start_files
 from ansible.module_utils.vllm_receipt import read_key, read_receipt
@@ -26,7 +25,7 @@ from ansible.module_utils.vllm_records import (
     user_differences,
 )
 from ansible.module_utils.vllm_release import read_marker
-from ansible.module_utils.vllm_seen import altered, changed_since, manifest_path, present_files
+from ansible.module_utils.vllm_seen import altered, changed_since, manifest_of, present_files
 
 # The engine answers so once it is dead.
 DEAD = "503"
@@ -42,15 +41,6 @@ CONTENT = (
     "file", "file sha256", "file seal", "model", "package", "package file", "conda package",
     "conda file", "release",
 )  # fmt: skip
-
-
-def manifest_of(path: Path) -> dict[str, Any]:
-    """Return a snapshot's manifest; an empty one where it is missing or damaged."""
-    try:
-        content = read_json_object(manifest_path(path)) or {}
-    except (ValueError, OSError):
-        content = {}
-    return content if isinstance(content.get("files"), dict) else {}
 
 
 def model_differences(models: list[dict[str, Any]], *, deep: bool) -> list[Difference]:
@@ -125,12 +115,13 @@ def line_differences(lines: list[dict[str, Any]], trees: list[dict[str, Any]]) -
     return found
 
 
-def inputs_since(service: dict[str, Any], started: float) -> str | None:
+def inputs_since(service: dict[str, Any], started: float, told: set[str]) -> str | None:
     """Return what a service reads at its start and that is newer than that; None without one.
 
     Args:
         service: with its inputs and trees.
         started: when it started, in seconds since 1970.
+        told: files that differ anyway.
     """
     now = time.time()
     times = {path: mtime(path) for path in service.get("inputs") or []}
@@ -138,7 +129,11 @@ def inputs_since(service: dict[str, Any], started: float) -> str | None:
         times[tree] = float((read_marker(Path(tree)) or {}).get("filled") or 0)
         times[tree] = max(times[tree], float(manifest_of(Path(tree)).get("placed") or 0))
     # What lies in the future was written by a clock that was wrong, and says nothing.
-    newer = [path for path, when in sorted(times.items()) if started + SLACK < when <= now]
+    newer = [
+        path
+        for path, when in sorted(times.items())
+        if started + SLACK < when <= now and path not in told
+    ]
     return newer[0] if newer else None
 
 
@@ -150,10 +145,11 @@ def mtime(path: str) -> float:
         return 0
 
 
-def service_differences(services: list[dict[str, Any]]) -> list[Difference]:
+def service_differences(services: list[dict[str, Any]], told: set[str]) -> list[Difference]:
     """Return which services are ill, or run since before what they read was last written.
 
-    One that is still within the time that its start may take is starting, and not ill.
+    What was changed by hand is told by itself. A service that is still within the time that its
+    start may take is starting, and not ill.
     """
     states = vllm_units.show([one["unit"] for one in services])
     found: list[Difference] = []
@@ -161,7 +157,7 @@ def service_differences(services: list[dict[str, Any]]) -> list[Difference]:
         active = vllm_units.active_seconds(states[one["unit"]])
         if active is None:
             continue  # the difference of the unit says so
-        newer = inputs_since(one, time.time() - active)
+        newer = inputs_since(one, time.time() - active, told)
         if newer:
             text = "runs since before that was written"
             found.append(difference(STALE, one["unit"], f"started with {newer}", text))
@@ -218,7 +214,8 @@ def differences(receipt: dict[str, Any], key: bytes, *, deep: bool) -> list[Diff
     found += environment_differences(environments(receipt), deep=deep)
     found += model_differences(receipt.get("content", {}).get("models") or [], deep=deep)
     found += [difference(*one) for one in vllm_units.differences(receipt.get("units", []), ours)]
-    found += service_differences(receipt.get("services", []))
+    told = {one["subject"] for one in found}
+    found += service_differences(receipt.get("services", []), told)
     return found
 
 

@@ -20,7 +20,7 @@ from ansible.module_utils.vllm_process import run
 from ansible.module_utils.vllm_receipt import key_path, read_receipt
 from ansible.module_utils.vllm_records import members, user_record
 from ansible.module_utils.vllm_release import MARKER
-from ansible.module_utils.vllm_seen import manifest_path
+from ansible.module_utils.vllm_seen import manifest_of
 from ansible.module_utils.vllm_units import fragment, show
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Removal:
         rest = tidy(merge(now, {}), {})
         old = backup.read_text("utf-8") if backup.is_file() else ""
         # Nobody has written into it since: it is as it was before our options were put in.
-        whole = old and tidy(merge(old, ours(now)), {}) == rest
+        whole = old and tidy(merge(merge(old, ours(now)), {}), {}) == rest
         if whole:
             self.do(f"{path} (as before)", lambda: backup.replace(path))
             return
@@ -277,15 +277,17 @@ class Removal:
         """Remove the snapshots that we have made: those with a manifest, and what is begun."""
         for manifest in sorted(path.glob("*/*.json")):
             snapshot = manifest.with_suffix("")
-            if snapshot.is_dir() and manifest_path(snapshot) == manifest:
-                # Without its manifest it would be nobody's, so that goes last.
-                self.do(str(snapshot), partial(delete, snapshot, manifest))
+            if "files" not in manifest_of(snapshot):
+                continue
+            if snapshot.is_dir():
+                self.do(str(snapshot), partial(delete, snapshot))
+            # Without it the snapshot would be nobody's, so it goes last.
+            self.do(str(manifest), manifest.unlink)
         for rest in sorted([*path.glob("*/.*.partial"), *path.glob("*/.*.progress.json")]):
             self.do(str(rest), partial(delete, rest))
         for folder in sorted(one for one in path.iterdir() if one.is_dir()):
-            if self.check or any(folder.iterdir()):
-                continue
-            folder.rmdir()
+            if not self.remaining(folder):
+                self.do(str(folder), folder.rmdir)
 
     def conda_stays(self, prefix: Path) -> bool:
         """Say whether Miniconda is somebody else's as well."""
@@ -317,20 +319,22 @@ class Removal:
                 continue  # the receipt is in it
             self.remove_directory(path)
 
+    def remaining(self, path: Path) -> list[Path]:
+        """Return what is in a directory, or what would be."""
+        gone = self.removed if self.check else []
+        return [one for one in sorted(path.iterdir()) if str(one) not in gone]
+
     def remove_directory(self, path: Path) -> None:
-        """Remove one directory if nothing of others is in it."""
-        if self.before.get(str(path)):
+        """Remove one directory if nothing is in it; what stays in it is told once."""
+        left, told = self.remaining(path), [Path(one["what"]) for one in self.kept]
+        if self.before.get(str(path)) or path in told:
             return
-        told = [*self.removed, *(one["what"] for one in self.kept)]
-        left = [one for one in sorted(path.iterdir()) if not self.check or str(one) not in told]
+        foreign = [one.name for one in left if not any(inside(what, str(one)) for what in told)]
         if not left:
             self.do(str(path), path.rmdir)
-        elif not self.check:
-            known = [str(one) for one in left if any(inside(Path(w), str(one)) for w in told)]
-            foreign = [one.name for one in left if str(one) not in known]
-            if foreign:
-                names = ", ".join(foreign[:SHOWN])
-                self.keep(str(path), f"there is something in it that is not ours: {names}")
+        elif foreign:
+            names = ", ".join(foreign[:SHOWN])
+            self.keep(str(path), f"there is something in it that is not ours: {names}")
 
     def remove_receipt(self) -> None:
         """Remove the receipt and what belongs to it."""

@@ -6,12 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.vllm_files import sha256_of
+from ansible.module_utils.vllm_files import read_json_object, sha256_of
 
 
 def manifest_path(path: Path) -> Path:
     """Return where the manifest of a snapshot is kept."""
     return path.with_name(f"{path.name}.json")
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return a snapshot's manifest; an empty one where it is missing or damaged."""
+    try:
+        content = read_json_object(manifest_path(path)) or {}
+    except (ValueError, OSError):
+        content = {}
+    return content if isinstance(content.get("files"), dict) else {}
 
 
 def present_files(path: Path) -> set[str]:

@@ -319,7 +319,7 @@ CHANGES_THE_HOST: list[dict[str, Any]] = [
     {"__role_variables__": {"gateway_max_body_size": "1m"}},
 ]
 CHANGES_NOTHING = [
-    {"vllm_instances": [{**ONE, "ready_timeout": 900}]},
+    {"vllm_instances": [{**ONE, "ready_timeout": 700}]},
     {"vllm_sources": {"miniconda": {"mirrors": ["https://mirror.example.com/miniconda"]}}},
     {"vllm_engine": {"device": "cpu", "version": "0.31.0"}},
 ]

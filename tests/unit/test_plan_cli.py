@@ -71,16 +71,17 @@ def test_exit_status(inventory, arguments, status):
     assert run(*words).exit_code == status
 
 
-def test_a_secret_among_the_options_is_not_shown(inventory):
-    text = inventory.read_text("utf-8").replace(
-        "instruct}", "instruct, extra_args: {hf-token: s3}}"
+def test_a_secret_among_the_options_is_not_shown():
+    instance = {"name": "a", "model": "qwen2.5-0.5b-instruct", "extra_args": {"hf-token": "s3"}}
+    sealed = ["vllm_instances[0].extra_args.hf-token"]
+    words = check_host("h", {"vllm_instances": [instance]}, project_data(), sealed).words
+    assert words is not None
+    plan = plan_host(
+        words, HostFacts.model_validate(json.loads(RECORD.read_text())), project_data()
     )
-    inventory.write_text(text, "utf-8")
-    for more in ([], ["--json"]):
-        result = run("-i", str(inventory), *more)
-        assert result.exit_code == 0
-        assert "s3" not in result.stdout
-        assert "hf-token" in result.stdout
+    shown = shown_plan(plan)
+    assert shown["instances"][0]["config"]["hf-token"] == "(secret)"
+    assert "s3" not in json.dumps(shown)
 
 
 def test_a_secret_of_the_environment_is_not_shown():

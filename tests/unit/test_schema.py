@@ -172,6 +172,15 @@ def test_a_secret_of_the_environment_in_clear_text_is_refused_and_not_repeated(n
     assert lines((f"vllm_instances[0].env.{name}",), **words) == []
 
 
+@pytest.mark.parametrize("name", ["hf-token", "hf_token", "some-password"])
+def test_a_secret_option_in_clear_text_is_refused_and_not_repeated(name):
+    words = one_instance(extra_args={name: "hunter2"})
+    (line,) = lines(**words)
+    assert line.startswith(f"h: vllm_instances[0].extra_args.{name}: given a secret in clear text")
+    assert "hunter2" not in line
+    assert lines((f"vllm_instances[0].extra_args.{name}",), **words) == []
+
+
 @pytest.mark.parametrize("name", ["VLLM_LOGGING_LEVEL", "MONKEY", "KEYBOARD"])
 def test_harmless_names_of_the_environment(name):
     assert lines(**one_instance(env={name: 1})) == []

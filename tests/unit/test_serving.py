@@ -32,7 +32,8 @@ def plan(
     on: dict[str, Any] | None = None, record: str = "", **more: Any,
 ):  # fmt: skip
     record = record or ("gpu-two-a100" if device == "gpu" else "cpu-16-cores-avx512")
-    checked = check_host("h", words(instances, version, device, **more), DATA)
+    sealed = ["vllm_instances[0].extra_args.hf-token"]
+    checked = check_host("h", words(instances, version, device, **more), DATA, sealed)
     assert checked.words is not None, checked.problems
     return plan_host(checked.words, facts(record, **(on or {})), DATA, name="h")
 

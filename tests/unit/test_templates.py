@@ -9,6 +9,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from vllm_ansible.paths import PROJECT
+from vllm_ansible.plan import unit as of_unit
+from vllm_ansible.schema.words import Instance
 
 INSTANCES = [
     {"name": "chat", "port": 8000, "socket": "/run/vllm/chat/api.sock"},
@@ -47,11 +49,46 @@ def test_the_unit_starts_the_release_in_use_with_the_instances_own_files(unit):
     assert unit["User"] == ["vllm"]
 
 
-def test_the_unit_comes_back_but_not_for_ever(unit):
+def test_the_unit_comes_back_but_not_for_ever_even_when_a_start_takes_long(unit):
     assert unit["Restart"] == ["always"]
-    assert int(unit["StartLimitBurst"][0]) * int(unit["RestartSec"][0]) < int(
-        unit["StartLimitIntervalSec"][0]
+    starts, pause, interval = (
+        int(unit[name][0]) for name in ("StartLimitBurst", "RestartSec", "StartLimitIntervalSec")
     )
+    assert (starts, pause, interval) == (of_unit.STARTS, of_unit.PAUSE, of_unit.INTERVAL)
+    # As long as an instance is given by default.
+    slowest = Instance(name="a", model="m").ready_timeout
+    assert starts * (slowest + pause) < interval
+
+
+def test_a_stop_has_time_for_the_drain_and_closes_the_way_in_first(unit):
+    assert unit["KillMode"] == ["mixed"]
+    assert unit["TimeoutStopSec"] == [str(of_unit.DRAIN + of_unit.STOPPING)]
+    assert unit["ExecStop"] == ["/usr/bin/rm -f /run/vllm/%i/api.sock"]
+
+
+# The version of systemd since which each directive is known, where it is newer than 235 (2017).
+SINCE = {
+    "LockPersonality": 235, "IPAddressDeny": 235, "CacheDirectory": 235, "KeyringMode": 235,
+    "TemporaryFileSystem": 238, "ProtectHostname": 242, "RestrictSUIDSGID": 242, "OOMPolicy": 243,
+    "ProtectKernelLogs": 244, "ProtectClock": 245, "ProtectProc": 247, "ProcSubset": 247,
+    "PrivateIPC": 248,
+}  # fmt: skip
+# Ubuntu's 22.04, the oldest of the systems that meta/main.yml names.
+OLDEST = 249
+
+
+def test_every_system_that_is_supported_knows_every_directive(unit):
+    """A newer one, for which systemd would warn, is the plan's to write where it is known."""
+    newer = {name for name in unit if SINCE.get(name, 0) > OLDEST}
+    assert newer == set()
+    sandbox = {name for name in unit if name.startswith(("Protect", "Private", "Restrict"))}
+    known_before = {
+        "ProtectHome", "ProtectSystem", "ProtectControlGroups", "ProtectKernelModules",
+        "ProtectKernelTunables", "PrivateDevices", "PrivateNetwork", "PrivateTmp", "PrivateUsers",
+        "Restart", "RestartSec", "RestrictAddressFamilies", "RestrictNamespaces",
+        "RestrictRealtime",
+    }  # fmt: skip
+    assert sandbox <= set(SINCE) | known_before, "say since when"
 
 
 @pytest.mark.parametrize(

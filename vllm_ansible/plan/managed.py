@@ -134,7 +134,7 @@ def _files(one: InstancePlan) -> list[ManagedFile]:
     """What an instance reads, and its unit's drop-in."""
     drop_in = [f"{UNITS}/{one.unit}.d/vllm.conf"] if one.drop_in else []
     return [
-        *plain([f"{CONFIG}/{one.name}.yaml"]),
+        ManagedFile(path=f"{CONFIG}/{one.name}.yaml", secret=bool(one.secret_options)),
         ManagedFile(path=f"{CONFIG}/{one.name}.env", secret=True),
         *plain(file.path for file in one.files),
         *plain(drop_in),

@@ -142,7 +142,8 @@ class InstancePlan(_Part):
     """One service. `config` is the YAML of `vllm serve --config`, `files` what it names besides.
 
     The engine listens on `socket` or, where its version has none, on `address` (127.0.0.1:PORT).
-    `drop_in` holds the lines of its unit's section [Service] that differ from the template.
+    `drop_in` holds the lines in which its unit differs from the template, from [Service] on.
+    `secret_names` of the environment and `secret_options` of the configuration have secret values.
     `routes` are the exact paths that the door lets through to it, with the key.
     """
 
@@ -162,6 +163,7 @@ class InstancePlan(_Part):
     files: list[PlacedFile]
     environment: dict[str, str]
     secret_names: list[str]
+    secret_options: list[str]
     ready_timeout: int
 
 

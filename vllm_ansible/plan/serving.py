@@ -180,11 +180,12 @@ def _instance(
         served_names=names,
         socket=socket,
         address=address,
-        drop_in=unit.drop_in(device, config, has_socket=has_socket, has_config_file=has_file),
+        drop_in=unit.drop_in(device, config, unit.Form(has_socket, has_file), words.ready_timeout),
         config=config,
         files=_files(context, words),
         environment=environment,
         secret_names=sorted(name for name in words.env if SECRET_NAME.search(name)),
+        secret_options=sorted(name for name in config if SECRET_OPTION.search(name)),
         ready_timeout=words.ready_timeout,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,25 +28,39 @@ LOOPBACK = [
     "PrivateNetwork=false",
     "IPAddressAllow=localhost",
 ]
+# What the template says, in seconds: for how long it drains at most, and what a stop takes besides.
+DRAIN, STOPPING = 30, 30
+# Its limit of starts: so many within so many seconds, with a pause of so many after each.
+STARTS, INTERVAL, PAUSE = 5, 3600, 5
 
 
-def drop_in(
-    device: Device, config: Mapping[str, Any], *, has_socket: bool, has_config_file: bool
-) -> list[str]:
-    """The lines of the section [Service] that differ; empty where the template says it all.
+class Form(NamedTuple):
+    """What a version can do: listen on a Unix socket, read its options from a file."""
+
+    has_socket: bool
+    has_config_file: bool
+
+
+def drop_in(device: Device, config: Mapping[str, Any], form: Form, ready_timeout: int) -> list[str]:
+    """The lines that differ from the template, first those of the section [Service]; or none.
 
     Args:
         device: What the engine computes on.
         config: Arguments by flag.
-        has_socket: Whether it listens on a Unix socket.
-        has_config_file: Whether it reads them from a file.
+        form: What its version can do.
+        ready_timeout: Seconds that a start may take.
     """
     lines = list(GPU) if device == "gpu" else []
-    if not has_socket:
+    drain = config.get("shutdown-timeout", DRAIN)
+    if isinstance(drain, int) and drain > DRAIN:
+        lines.append(f"TimeoutStopSec={drain + STOPPING}")
+    if not form.has_socket:
         lines += [line for line in LOOPBACK if line not in lines]
-    if not has_config_file:
+    if not form.has_config_file:
         lines += ["ExecStart=", f"ExecStart={SERVER} {' '.join(map(quoted, words(config)))}"]
-    return lines
+    # Or a start that fails this late would never be one too many.
+    interval = STARTS * (ready_timeout + PAUSE)
+    return [*lines, "[Unit]", f"StartLimitIntervalSec={interval}"] if interval > INTERVAL else lines
 
 
 def words(config: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from vllm_ansible.schema.template import TemplateError, read_template
 from vllm_ansible.schema.words import (
     KEY_PATTERN,
     SECRET_NAME,
+    SECRET_OPTION,
     USER,
     Downloads,
     Engine,
@@ -137,14 +138,19 @@ class _Check:
                 return None
 
 
+# By which names the values of an instance's words are secrets.
+SECRET_OF: Mapping[str | int, re.Pattern[str]] = {"env": SECRET_NAME, "extra_args": SECRET_OPTION}
+
+
 def is_secret(path: Sequence[str | int]) -> bool:
     """Whether the value at a path of a host's variables is a secret by its name."""
     if list(path[:2]) == ["vllm_gateway", "api_key"] or token_path(path):
         return True
     if path[:1] == ["vllm_webui"] and path[-1:] == ["password"]:
         return True
-    is_env = len(path) == 4 and path[0] == "vllm_instances" and path[2] == "env"  # noqa: PLR2004
-    return is_env and bool(SECRET_NAME.search(str(path[3])))
+    if path[:1] != ["vllm_instances"] or len(path) != 4 or path[2] not in SECRET_OF:  # noqa: PLR2004
+        return False
+    return bool(SECRET_OF[path[2]].search(str(path[3])))
 
 
 def check_host(
@@ -545,11 +551,13 @@ def _secrets(check: _Check) -> None:
             _sealed(check, ["vllm_webui", "logins", index, "password"], "password_file, ")
     instances = check.variables.get("vllm_instances")
     for index, value in enumerate(instances if isinstance(instances, list) else []):
-        env = value.get("env") if isinstance(value, Mapping) else None
-        for name in env if isinstance(env, Mapping) else ():
-            path: list[str | int] = ["vllm_instances", index, "env", str(name)]
-            if is_secret(path):
-                _sealed(check, path, "")
+        for word in SECRET_OF:
+            said = value.get(word) if isinstance(value, Mapping) else None
+            for name in said if isinstance(said, Mapping) else ():
+                path: list[str | int] = ["vllm_instances", index, word, str(name)]
+                refused = any(one.variable == p.dotted(path) for one in check.problems)
+                if is_secret(path) and not refused:
+                    _sealed(check, path, "")
 
 
 def _tokens(models: Any) -> list[list[str | int]]:

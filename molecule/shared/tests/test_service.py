@@ -1,7 +1,9 @@
 """The systemd service as an operator meets it."""
 
 import pytest
-from conftest import INSTANCE, SERVERS, UNIT
+from conftest import INSTANCE, MODEL, SERVERS, UNIT
+
+from tests.instances import MOST_EXPOSED, exposure
 
 testinfra_hosts = SERVERS
 
@@ -59,8 +61,13 @@ def test_its_properties(properties, name, value):
 
 
 def test_the_engine_has_no_network(host, properties):
-    links = host.check_output(f"nsenter --net --target {properties['MainPID']} ip -brief link")
-    assert [line.split()[0] for line in links.splitlines()] == ["lo"]
+    inside = f"nsenter --net --target {properties['MainPID']}"
+    links = host.check_output(f"{inside} ip -brief link").splitlines()
+    assert [line.split()[0] for line in links] == ["lo"]
+    assert host.check_output(f"{inside} ip route; {inside} ip -6 route show default") == ""
+    listening = host.check_output(f"{inside} ss --no-header --listening --tcp --udp --numeric")
+    places = {line.split()[4].rpartition(":")[0] for line in listening.splitlines()}
+    assert places <= {"127.0.0.1", "[::1]"}
 
 
 def test_its_processes_are_not_roots(host):
@@ -97,7 +104,12 @@ def test_owners_and_modes(host, path, user, group, mode):
     assert (found.user, found.group, found.mode) == (user, group, mode)
 
 
-def test_it_is_well_hardened(host):
-    words = host.check_output(f"systemd-analyze security --no-pager {UNIT} | tail -1").split()
-    exposure = float(next(word for word in words if word.replace(".", "").isdigit()))
-    assert exposure <= 1.0
+def test_it_is_well_hardened_while_it_answers(host, door):
+    ask = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 64, "stream": True}
+    with door.stream("POST", "/v1/completions", json=ask) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        figure, offenders = exposure(host, UNIT)
+        said = [first, *lines]
+    assert "data: [DONE]" in said
+    assert figure <= MOST_EXPOSED, offenders
