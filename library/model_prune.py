@@ -36,6 +36,11 @@ options:
     type: path
     required: false
     default: /var/lib/vllm/receipt.json
+  generations:
+    description: What the host keeps to go back to; the models of these stay.
+    type: path
+    required: false
+    default: /var/lib/vllm/generations
   remove:
     description: Whether what nobody uses is removed.
     type: bool
@@ -177,6 +182,8 @@ class Users:
         self.keep = set(params["keep"])
         self.files = dict(self.read(Path(params["configurations"])))
         self.receipt = set(self.recorded(Path(params["receipt"])))
+        earlier = sorted(Path(params["generations"]).glob("*/receipt.json"))
+        self.generations = {text for path in earlier for text in self.recorded(path)}
         self.processes = list(self.running())
 
     @staticmethod
@@ -216,6 +223,8 @@ class Users:
         found += [file for file, content in self.files.items() if word.search(content)]
         if any(word.match(one) for one in self.receipt):
             found.append("the receipt")
+        elif any(word.match(one) for one in self.generations):
+            found.append("a generation that is kept to go back to")
         inodes = {(s.st_dev, s.st_ino) for s in map(os.lstat, inside(path))}
         for process, paths, files, words in self.processes:
             has = any(one == text or one.startswith(f"{text}/") for one in paths)
@@ -367,6 +376,7 @@ def main() -> None:
             "keep": {"type": "list", "elements": "str", "default": []},
             "configurations": {"type": "path", "default": "/etc/vllm"},
             "receipt": {"type": "path", "default": "/var/lib/vllm/receipt.json"},
+            "generations": {"type": "path", "default": "/var/lib/vllm/generations"},
             "remove": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

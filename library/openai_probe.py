@@ -14,9 +14,15 @@ description:
   - Needs the Python package C(openai) in the interpreter that runs it; vLLM's environment has it.
 options:
   base_url:
-    description: The service's address, ending with C(/v1). It may carry no password.
+    description:
+      - The service's address, ending with C(/v1). It may carry no password. This or O(socket) must
+        be given.
     type: str
-    required: true
+    required: false
+  socket:
+    description: The engine's Unix socket, to ask it without its door.
+    type: path
+    required: false
   model:
     description: The served name of the model.
     type: str
@@ -47,6 +53,11 @@ options:
     type: int
     required: false
     default: 64
+  brief:
+    description: Whether one chat (of embedding, its vectors) is enough besides health and models.
+    type: bool
+    required: false
+    default: false
   timeout:
     description: Seconds that one request may take.
     type: int
@@ -74,7 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 base_url:
-  description: The address that was asked.
+  description: The address that was asked; the socket's path where that was.
   returned: success
   type: str
 question:
@@ -171,11 +182,15 @@ class Probe:
         """Prepare the clients; nothing is asked yet."""
         self.params, self.checks = params, list[dict[str, Any]]()
         self.key = read_key(params["api_key_file"])
-        self.base = params["base_url"].rstrip("/")
+        self.base = (params["base_url"] or "http://localhost/v1").rstrip("/")
         # A proxy of the environment is never the way to this very host.
         outside = urlsplit(self.base).hostname not in LOOPBACK
-        timeout = params["timeout"]
-        self.http = httpx.Client(trust_env=outside, verify=tls_context(), timeout=timeout)
+        timeout, path = params["timeout"], params["socket"]
+        way = httpx.HTTPTransport(uds=path) if path else None
+        self.http = httpx.Client(
+            trust_env=outside, verify=tls_context(), timeout=timeout, transport=way
+        )
+        self.where = path or self.base
         self.client = openai.OpenAI(
             base_url=self.base,
             api_key=self.key or "none",
@@ -205,7 +220,7 @@ class Probe:
             if self.key:
                 reason = reason.replace(self.key, "***")
             raise HostError(
-                f"{self.base}: check '{name}' of model {self.params['model']} failed: {reason}",
+                f"{self.where}: check '{name}' of model {self.params['model']} failed: {reason}",
                 model=self.params["model"],
                 checks=self.checks,
             )
@@ -332,6 +347,8 @@ class Probe:
 
     def talk(self) -> dict[str, Any]:
         """Ask what one asks a model that answers in words."""
+        if self.params["brief"]:
+            return {"answer": self.check("chat", self.chat)}
         self.check("completion", self.completion)
         answer = self.check("chat", self.chat)
         self.check("sampled", self.sampled)
@@ -357,7 +374,8 @@ class Probe:
                 found |= {"dimensions": length, "answer": f"a vector of {length} numbers"}
             else:
                 found |= self.talk()
-        asked = {name: self.params[name] for name in ("base_url", "model", "question")}
+        asked = {name: self.params[name] for name in ("model", "question")}
+        asked["base_url"] = self.where
         return {**asked, **found, "checks": self.checks}
 
 
@@ -391,20 +409,24 @@ def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
-            "base_url": {"type": "str", "required": True},
+            "base_url": {"type": "str"},
+            "socket": {"type": "path"},
             "model": {"type": "str", "required": True},
             "kind": {"type": "str", "choices": list(KINDS), "default": "text"},
             "api_key_file": {"type": "path", "no_log": False},
             "question": {"type": "str", "default": "What is the capital of France?"},
             "max_tokens": {"type": "int", "default": 64},
+            "brief": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
         },
+        required_one_of=[["base_url", "socket"]],
+        mutually_exclusive=[["base_url", "socket"]],
         supports_check_mode=True,
     )
     if openai is None:
         module.fail_json(msg=missing_required_lib("openai"))
     try:
-        refuse_credentials([module.params["base_url"]], "base_url")
+        refuse_credentials([module.params["base_url"] or ""], "base_url")
         result = Probe(module.params).run()
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)

@@ -44,7 +44,7 @@ options:
   managed:
     description:
       - Everything that the host gets from us, as the plan lists it. C(files) (each with path,
-        secret, changing), C(links) (path, target), C(units), C(directories), C(trees) (path, kind),
+        secret), C(marks), C(links) (path, target), C(units), C(directories), C(trees) (path, kind),
         C(users), C(groups), C(memberships) (user, group), C(os_packages), C(absent) (patterns),
         C(switched_off) (path, target), C(lines) (kind, subject), C(services) (unit, socket,
         address, path, ready_timeout, inputs, trees), C(environments).
@@ -267,6 +267,9 @@ def compose(params: dict[str, Any], *, strict: bool) -> dict[str, Any]:
         "content": params["content"],
         "files": [record or {"path": name} for name, record in records],
         "links": links,
+        "marks": [
+            file_record({"path": one}, key) or {"path": one} for one in managed.get("marks") or []
+        ],
         "units": managed.get("units") or [],
         "directories": [
             {"path": one, **(rights(Path(one)) or {})} for one in managed.get("directories") or []

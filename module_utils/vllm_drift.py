@@ -201,7 +201,7 @@ def differences(receipt: dict[str, Any], key: bytes, *, deep: bool) -> list[Diff
     """
     files = receipt.get("files", [])
     ours = {one["path"] for one in [*files, *receipt.get("links", [])]}
-    found: list[Difference] = file_differences(files, key)
+    found: list[Difference] = file_differences([*files, *receipt.get("marks", [])], key)
     found += link_differences(receipt.get("links", []))
     found += directory_differences(receipt.get("directories", []))
     found += absent_differences(receipt.get("absent", []), ours)

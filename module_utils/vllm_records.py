@@ -77,17 +77,15 @@ def file_record(file: dict[str, Any], key: bytes) -> dict[str, Any] | None:
     """Return what is recorded of a file; None when it is no regular file.
 
     Args:
-        file: path, whether it is secret, and whether its content changes by itself.
+        file: path, and whether it is secret.
         key: this host's, for secret files; without one they get no seal.
     """
     path = Path(file["path"])
     if path.is_symlink() or not path.is_file():
         return None
-    kind = {name: bool(file.get(name)) for name in ("secret", "changing")}
-    record: dict[str, Any] = {"path": file["path"], **kind, **(rights(path) or {})}
-    if kind["changing"]:
-        return record
-    if not kind["secret"]:
+    secret = bool(file.get("secret"))
+    record: dict[str, Any] = {"path": file["path"], "secret": secret, **(rights(path) or {})}
+    if not secret:
         record["sha256"] = sha256_of(path)
     elif key:
         record["seal"] = seal(path, key)

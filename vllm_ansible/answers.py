@@ -76,7 +76,7 @@ class Answers:
             # The longest wait counts: the stage that starts an instance waits, the last one looks.
             waited = max(self._ready.get((host, unit), 0.0), float(result["seconds"]))
             self._ready[host, unit] = waited
-        elif module == "openai_probe" and "answer" in result:
+        elif module == "openai_probe" and "answer" in result and _at_the_door(result):
             answer = _answer(result)
             self._said[host, answer.instance] = answer
         elif module == "host_plan":
@@ -93,6 +93,11 @@ class Answers:
     def _timed(self, host: str, answer: Answer) -> Answer:
         waited = self._ready.get((host, answer.instance), 0.0)
         return answer.model_copy(update={"ready_seconds": waited if waited >= _STARTED else None})
+
+
+def _at_the_door(result: Mapping[str, Any]) -> bool:
+    """Whether the engine was asked as users ask it, and not at its socket, by the way."""
+    return not str(result["base_url"]).startswith("/")
 
 
 def _answer(result: Mapping[str, Any]) -> Answer:

@@ -154,6 +154,7 @@ class Versions(_Data):
     auto_length_since: str
     json_limits_since: str
     config_file_since: str
+    config_builds_since: str
     uv: str
     default_miniconda: str
     miniconda: dict[str, dict[str, Sha256]]
@@ -192,6 +193,10 @@ class Versions(_Data):
     def has_config_file(self, version: str) -> bool:
         """Whether `vllm serve` of a version takes all that we say from its `--config` file."""
         return Version(version) >= Version(self.config_file_since)
+
+    def builds_config(self, version: str) -> bool:
+        """Whether a version builds its engine's configuration without a GPU's or model's help."""
+        return Version(version) >= Version(self.config_builds_since)
 
 
 class CondaMirror(_Data):

@@ -193,3 +193,10 @@ def test_the_program_says_which_inventory_is_missing():
     )
     assert done.returncode == 2
     assert "no/such does not exist" in done.stderr
+
+
+def test_an_engine_asked_at_its_socket_is_no_answer_for_users(collector):
+    collector.handle(play("Serve"))
+    answer = {"base_url": "/run/vllm/a/api.sock", "model": "m", "answer": "Paris."}
+    collector.handle(outcome("ok", action="openai_probe", **answer))
+    assert collector.finish().hosts["h1"].answers == []

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -202,3 +203,47 @@ def test_the_sites_repository_is_trusted_by_its_own_key_alone():
     # An empty line would end the paragraph, and the key with it (deb822).
     begun = lines.index("Signed-By:")
     assert lines[begun + 1 : begun + 5] == [f" {line or '.'}" for line in key.splitlines()]
+
+
+DOUBLE: dict[str, Any] = {
+    "openai_server_release": "/opt/vllm/releases/new",
+    "openai_server_instance": {
+        "name": "chat.trial",
+        "command": ["serve", "--config", "/etc/vllm/chat.trial.yaml"],
+        "builds": True,
+    },
+}
+
+
+def test_a_double_that_proves_ends_and_one_that_is_tried_runs_and_neither_comes_back():
+    proof = render("openai_server", "double.conf.j2", openai_server_double_proves=True, **DOUBLE)
+    said = directives(proof)
+    assert said["ExecStart"] == [
+        "",
+        (
+            "/opt/vllm/releases/new/bin/python /etc/vllm/chat.trial.py build serve --config"
+            " /etc/vllm/chat.trial.yaml"
+        ),
+    ]
+    assert (said["Type"], said["Restart"]) == (["oneshot"], ["no"])
+    trial = render("openai_server", "double.conf.j2", openai_server_double_proves=False, **DOUBLE)
+    assert set(directives(trial)) == {"Restart", "Nice"}
+    assert directives(trial)["Restart"] == ["no"]
+
+
+def test_a_version_whose_configuration_cannot_be_built_is_asked_to_read_it():
+    instance = {**DOUBLE["openai_server_instance"], "builds": False, "command": ["--model", "m"]}
+    text = render(
+        "openai_server", "double.conf.j2", openai_server_double_proves=True,
+        openai_server_release="/r", openai_server_instance=instance,
+    )  # fmt: skip
+    assert "ExecStart=/r/bin/python /etc/vllm/chat.trial.py parse --model m\n" in text
+
+
+def test_a_configuration_names_its_release_so_that_another_one_is_another_configuration():
+    said = {"openai_server_instance": {"config": {"model": "/srv/models/m"}}}
+    one = render("openai_server", "instance.yaml.j2", openai_server_release_id="one", **said)
+    assert yaml.safe_load(one) == {"model": "/srv/models/m"}
+    assert one != render(
+        "openai_server", "instance.yaml.j2", openai_server_release_id="two", **said
+    )

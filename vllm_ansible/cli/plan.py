@@ -166,6 +166,9 @@ def shown_plan(plan: HostPlan) -> dict[str, Any]:
     """A plan as JSON, with secret values of environments left out."""
     content = plan.model_dump(mode="json")
     for instance in content["instances"]:
+        # Both are the same again, under another name.
+        instance.pop("proof")
+        instance["trial"] = instance["trial"] is not None
         for name in instance["secret_names"]:
             instance["environment"][name] = "(secret)"
         instance["config"] = _without_secrets(instance["config"])

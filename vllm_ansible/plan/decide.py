@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vllm_ansible.plan import engine, gpu, host, install, serving
+from vllm_ansible.plan import engine, gpu, host, install, serving, trial
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.managed import of_server
 from vllm_ansible.plan.result import (
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.result import Miniconda, ModelSnapshot
     from vllm_ansible.schema import Words
 
+# What the receipt keeps of an instance: enough to ask it without the inventory.
+RECORDED = {
+    "name", "unit", "model", "kind", "port", "url", "served_names", "socket", "address",
+    "ready_timeout",
+}  # fmt: skip
 # libnuma: the CPU kernels do not load without it, and the wheel does not carry it.
 APT = ["ca-certificates", "git", "git-lfs", "libnuma1", "nginx"]
 # torch.compile builds C++ at run time; eager mode needs no compiler.
@@ -74,6 +79,7 @@ def plan_host(
     release = engine.name_release(context, device, packages, torch_source, torch, wheel)
     models = serving.choose_models(context)
     instances = serving.choose_instances(context, device, models)
+    instances = trial.rehearse(context, release, models, instances)
     miniconda = engine.choose_miniconda(context)
     fetched = behind_mirror(context, models)
     host.check_host(context, release, fetched, instances)
@@ -90,6 +96,7 @@ def plan_host(
         models=fetched,
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
+        keep_releases=words.releases.keep,
         apt=_apt(words),
         repository=repository_of(context),
         apt_proxy=apt_proxy_of(context),
@@ -207,13 +214,7 @@ def _receipt(plan: HostPlan) -> dict[str, Any]:
     ]
     instances = [
         {
-            **one.model_dump(
-                mode="json",
-                include={
-                    *("name", "unit", "model", "kind", "port", "url", "served_names"),
-                    *("socket", "address", "ready_timeout"),
-                },
-            ),
+            **one.model_dump(mode="json", include=RECORDED),
             "config_digest": canonical(
                 [one.config, [file.model_dump(mode="json") for file in one.files]]
             ),

@@ -55,9 +55,10 @@ def with_miniconda(managed: Managed, miniconda: Miniconda) -> Managed:
         update={
             "files": [
                 *plain(line.subject for line in pip),
-                *plain([f"{prefix}/.condarc", f"{prefix}/.installer-sha256"]),
+                *plain([f"{prefix}/.condarc"]),
                 *managed.files,
             ],
+            "marks": [f"{prefix}/.installer-sha256"],
             "links": [*managed.links, Link(path=f"{prefix}/envs/vllm", target=CURRENT)],
             "directories": ["/opt/vllm", *managed.directories],
             "trees": [
@@ -84,12 +85,10 @@ def of_server(
     """
     json_log = words.logs.gateway_access == "json"
     rotation = plain(["/etc/logrotate.d/vllm-gateway"]) if json_log else []
-    log = [ManagedFile(path=DOOR_LOG, secret=False, changing=True)] if json_log else []
     drop_ins = [f"{UNITS}/{one.unit}.d" for one in instances if one.drop_in]
     managed = Managed(
         files=[
             *rotation,
-            *log,
             *plain(
                 [
                     f"{UNITS}/nginx.service.d/vllm.conf",

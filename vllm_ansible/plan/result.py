@@ -138,6 +138,24 @@ class PlacedFile(_Part):
     content: str
 
 
+class Rehearsal(_Part):
+    """An instance under another name, for the proof that it can be started.
+
+    `command` are the words that its version's own code is handed to take them; `builds`: whether
+    that code also builds the engine's configuration of them, or only reads them.
+    """
+
+    name: str
+    socket: str | None
+    address: str | None
+    drop_in: list[str]
+    config: dict[str, Any]
+    files: list[PlacedFile]
+    environment: dict[str, str]
+    command: list[str]
+    builds: bool
+
+
 class InstancePlan(_Part):
     """One service. `config` is the YAML of `vllm serve --config`, `files` what it names besides.
 
@@ -145,6 +163,8 @@ class InstancePlan(_Part):
     `drop_in` holds the lines in which its unit differs from the template, from [Service] on.
     `secret_names` of the environment and `secret_options` of the configuration have secret values.
     `routes` are the exact paths that the door lets through to it, with the key.
+    `proof` is what shows that its configuration can be loaded, `trial` what is run beside the
+    serving one when the release changes, where memory allows that.
     """
 
     name: str
@@ -165,6 +185,8 @@ class InstancePlan(_Part):
     secret_names: list[str]
     secret_options: list[str]
     ready_timeout: int
+    proof: Rehearsal | None = None
+    trial: Rehearsal | None = None
 
 
 class Key(_Part):
@@ -185,13 +207,11 @@ class GatewayPlan(_Part):
 class ManagedFile(_Part):
     """A file that we write.
 
-    A secret one leaves no checksum in the receipt but a seal that only its host can make. The
-    content of a changing one (a log) is not ours; its mode and owner are.
+    A secret one leaves no checksum in the receipt but a seal that only its host can make.
     """
 
     path: str
     secret: bool
-    changing: bool = False
 
 
 class Link(_Part):
@@ -264,6 +284,7 @@ class Managed(_Part):
     Attributes:
         files: Files that we write.
         links: Links that we keep.
+        marks: Files by which an installation is known to have ended; they come and go with it.
         units: Units that must be enabled and active.
         directories: Directories that we make; others may have something in them.
         trees: What is ours as a whole.
@@ -280,6 +301,7 @@ class Managed(_Part):
 
     files: list[ManagedFile] = Field(default_factory=list)
     links: list[Link] = Field(default_factory=list)
+    marks: list[str] = Field(default_factory=list)
     units: list[str] = Field(default_factory=list)
     directories: list[str] = Field(default_factory=list)
     trees: list[Tree] = Field(default_factory=list)
@@ -374,7 +396,7 @@ class HostPlan(EnvironmentPlan):
         **EnvironmentPlan.changes_nothing,
         "reasons": True, "wheel": {"glibc"},
         "models": {"__all__": {"sources", "size_bytes", "parallel", "limit_mib_s"}},
-        "instances": {"__all__": {"ready_timeout", "url"}},
+        "instances": {"__all__": {"ready_timeout", "url", "proof", "trial"}},
     }  # fmt: skip
 
     plan_format: int = PLAN_FORMAT
@@ -384,4 +406,6 @@ class HostPlan(EnvironmentPlan):
     models: list[ModelSnapshot]
     instances: list[InstancePlan]
     gateway: GatewayPlan
+    # How many releases stay on the disk, the one in use included.
+    keep_releases: int = 2
     reasons: list[Reason] = Field(default_factory=list)

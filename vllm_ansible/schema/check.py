@@ -31,6 +31,7 @@ from vllm_ansible.schema.words import (
     Logs,
     Mirror,
     Model,
+    Releases,
     Sources,
     Webui,
     Words,
@@ -51,6 +52,7 @@ WORDS: dict[str, Any] = {
     "vllm_logs": Logs,
     "vllm_mirror": Mirror,
     "vllm_models": Model,
+    "vllm_releases": Releases,
     "vllm_sources": Sources,
     "vllm_webui": Webui,
 }
@@ -174,6 +176,7 @@ def check_host(
     gateway = check.parse(Gateway, ["vllm_gateway"], variables.get("vllm_gateway", {}))
     logs = check.parse(Logs, ["vllm_logs"], variables.get("vllm_logs", {}))
     downloads = check.parse(Downloads, ["vllm_downloads"], variables.get("vllm_downloads", {}))
+    releases = check.parse(Releases, ["vllm_releases"], variables.get("vllm_releases", {}))
     models = _models(check)
     instances = _instances(check, models)
     templates = _templates(check)
@@ -198,7 +201,7 @@ def check_host(
     roles = variables.get("__role_variables__", {})
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
-        logs=logs, chat_templates=templates, downloads=downloads,
+        logs=logs, chat_templates=templates, downloads=downloads, releases=releases,
         conda_users=users, webui=webui, role_variables=roles, fast_path=fast_path,
     )  # fmt: skip
     return Checked(words, [])

@@ -23,7 +23,11 @@ __all__ = ["FileSum", "Model", "Source"]
 
 # A systemd instance name could hold more; this much also fits a file name, a socket path and a URL.
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-NAME_HELP = "a small letter or digit, then up to 62 more of a-z 0-9 . _ -"
+NAME_HELP = (
+    "a small letter or digit, then up to 62 more of a-z 0-9 . _ -, and not .trial at the end"
+)
+# What an instance is called while its next release or configuration is tried.
+TRIAL = ".trial"
 SECRET_NAME = re.compile(
     r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|S$|_)|API_?KEY", re.IGNORECASE
 )
@@ -98,7 +102,7 @@ def _share(value: Any) -> Any:
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(NAME, value):
+    if not re.fullmatch(NAME, value) or value.endswith(TRIAL):
         raise wrong(NAME_HELP)
     return value
 
@@ -287,6 +291,13 @@ class Downloads(Word):
     limit_mib_s: Annotated[float, Field(gt=0, le=100_000)] | None = None
 
 
+class Releases(Word):
+    """What is kept to go back to, and whether a new release is tried beside the one that serves."""
+
+    keep: Annotated[int, Field(ge=2, le=20)] = 2
+    trial: bool = True
+
+
 class Words(Word):
     """All that one host's inventory says, checked."""
 
@@ -294,6 +305,7 @@ class Words(Word):
     instances: list[Instance]
     models: dict[str, Model] = Field(default_factory=dict)
     downloads: Downloads = Downloads()
+    releases: Releases = Releases()
     sources: Sources = Sources()
     gateway: Gateway = Gateway()
     logs: Logs = Logs()

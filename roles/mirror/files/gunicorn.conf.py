@@ -54,8 +54,8 @@ def asking_for_the_page_itself(get: Callable[..., Any]) -> Callable[..., Any]:
 def post_worker_init(worker: Any) -> None:
     """Let proxpi ask for pages by their own names, and answer with the status of the index."""
     # Modules of proxpi's environment, and only of it.
-    import requests  # noqa: PLC0415
-    from proxpi.server import cache  # noqa: PLC0415
+    import requests
+    from proxpi.server import cache
 
     def answer(error: Exception) -> tuple[str, int]:
         worker.log.warning("%s", error)

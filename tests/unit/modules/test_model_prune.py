@@ -45,6 +45,7 @@ class Host:
             "root": str(self.root),
             "configurations": str(self.etc),
             "receipt": str(self.receipt),
+            "generations": str(self.receipt.parent / "generations"),
         }
         return self.module(**{**words, **changes})
 
@@ -103,6 +104,18 @@ def test_the_receipt_keeps_its_model(host: Host) -> None:
     path = host.snapshot(OLD)
     host.receipt.write_text(json.dumps({"content": {"models": [{"path": str(path)}]}}))
     assert host.only(remove=True)["used_by"] == ["the receipt"]
+
+
+def test_what_can_be_gone_back_to_keeps_its_model(host: Host) -> None:
+    path = host.snapshot(OLD)
+    kept = host.receipt.parent / "generations/0123456789ab/receipt.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"content": {"models": [{"path": str(path)}]}}))
+    found = host.only(remove=True)
+    assert (found["state"], found["used_by"]) == (
+        "used",
+        ["a generation that is kept to go back to"],
+    )
 
 
 def test_a_receipt_that_cannot_be_read_removes_nothing(host: Host) -> None:

@@ -157,3 +157,17 @@ def test_vectors_that_are_none_are_found_out(module: ModuleRunner, start: Any, f
     result = module(base_url=url, model="tiny", kind="embedding", fails=True)
     assert "check 'vectors'" in result["msg"]
     assert FLAWS[flaw] in result["msg"]
+
+
+def test_an_engine_is_asked_at_its_socket_and_briefly(module: ModuleRunner, tmp_path: Path) -> None:
+    path = str(tmp_path / "api.sock")
+    server: Any = engine.make_server(engine.parse([f"--uds={path}", "--model=tiny"]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        result = module(socket=path, model="tiny", brief=True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (result["answer"], result["base_url"]) == (engine.ANSWER, path)
+    assert [check["name"] for check in result["checks"]] == ["health", "models", "chat"]
+    assert path in module(socket=path, model="tiny", fails=True)["msg"]

@@ -1,0 +1,61 @@
+"""An upgrade switches once, when all is proved, and touches nothing that does not change."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import Asker, Server, play, version
+
+
+def test_it_serves_the_old_release(server: Server) -> None:
+    assert (server.release(), server.running("tiny")) == ("0.30.0", "0.30.0")
+    kept = server.out("ls /var/lib/vllm/generations").split()
+    assert kept == [server.receipt()["plan_digest"][:12]]
+
+
+def test_in_check_mode_it_says_what_it_would_do_and_does_nothing(server: Server) -> None:
+    before = server.process("tiny"), server.receipt()
+    text = play("playbooks/upgrade.yml", *version("0.31.0"), "--check")
+    assert "cpu1: 0.30.0-cpu-" in text
+    assert "check mode: nothing was done" in text
+    assert (server.process("tiny"), server.receipt()) == before
+    assert server.release() == "0.30.0"
+    assert server.litter() == []
+
+
+def test_a_new_release_is_tried_beside_the_old_one_and_then_switched_to(server: Server) -> None:
+    with Asker(server, "tiny") as tiny, Asker(server, "other") as other:
+        text = play("playbooks/upgrade.yml", *version("0.31.0"))
+    assert "cpu1: 0.30.0-cpu-" in text
+    assert " -> 0.31.0-cpu-" in text
+    for name in ("tiny", "other"):
+        assert f"The next release answers beside the one that serves: {name}" in text
+        assert (server.running(name), server.answers(name)) == ("0.31.0", server.answers("tiny"))
+    assert server.release() == "0.31.0"
+    assert server.litter() == []
+    # Each was away for its own restart and for nothing else, though the run took far longer.
+    for asker in (tiny, other):
+        assert asker.good > 100
+        assert asker.gap < 8, asker.bad
+    print(json.dumps({"away": [round(tiny.gap, 2), round(other.gap, 2)]}))  # noqa: T201
+
+
+def test_a_word_of_one_instance_restarts_that_one_alone(server: Server) -> None:
+    before = server.process("other")
+    with Asker(server, "other") as other:
+        text = play("site.yml", *version("0.31.0"), "-e", "standin_engine='--token-delay 0.02'")
+    assert server.process("other") == before
+    assert other.bad == []
+    assert "The next of this instance is proved" not in text or "other" not in text.split("tiny")[0]
+    assert server.litter() == []
+    assert len(server.out("ls /var/lib/vllm/generations").split()) == 3
+
+
+def test_what_was_changed_by_hand_is_put_right_and_read_again(server: Server) -> None:
+    before = server.process("tiny"), server.process("other")
+    server.out("sed -i 's/served-model-name/x-name/' /etc/vllm/tiny.yaml")
+    play("site.yml", *version("0.31.0"), "-e", "standin_engine='--token-delay 0.02'")
+    assert "served-model-name" in server.out("cat /etc/vllm/tiny.yaml")
+    after = server.process("tiny"), server.process("other")
+    assert after[0] != before[0]
+    assert after[1] == before[1]
