@@ -84,7 +84,7 @@ class Generation(NamedTuple):
                 f"generation {self.name}: its copy of {record['path']} is damaged; take another one"
             )
         mode = int(record["mode"], 8)
-        since = self.about["written"].get(record["path"])
+        since = (self.about.get("written") or {}).get(record["path"])
         return Placed(record["path"], data, mode, record["owner"], record["group"], since)
 
     def shown(self) -> dict[str, Any]:

@@ -87,6 +87,22 @@ def test_a_stop_waits_for_no_answer_for_ever(chat, figure):
     chat.ready()
 
 
+def test_an_engine_that_hangs_says_that_it_is_well_and_a_restart_ends_it(
+    chat, vectors, quiet, figure
+):
+    old = chat.processes()
+    chat.host.check_output(f"kill -STOP {chat.pid_of('VLLM::EngineCore')}")
+    with pytest.raises(httpx.ReadTimeout):
+        chat.client.post("/v1/completions", json={"model": chat.model, "prompt": "a"}, timeout=5)
+    assert chat.health() == httpx.codes.OK
+    began = time.monotonic()
+    chat.systemctl("restart")
+    figure(f"an engine that hung was ended in {time.monotonic() - began:.0f} s")
+    chat.ready()
+    assert not set(old) & set(chat.processes())
+    assert vectors.processes() == quiet
+
+
 @pytest.mark.usefixtures("quiet")
 def test_at_a_reboot_answers_are_finished_and_all_come_back(chat, vectors, figure):
     answer = Answer(chat, 400)
@@ -104,7 +120,7 @@ def test_at_a_reboot_answers_are_finished_and_all_come_back(chat, vectors, figur
 
 def words():
     """What the inventory says of the instances."""
-    text = (INVENTORY / "group_vars" / "vllm" / "instances.yml").read_text()
+    text = (INVENTORY / "group_vars" / "vllm" / "multi.yml").read_text()
     return yaml.safe_load(text)["vllm_instances"]
 
 
