@@ -17,17 +17,23 @@ from vllm_ansible.inventory import read_host, read_site, read_webui
 from vllm_ansible.plan import HostFacts, PlanError
 from vllm_ansible.plan.site import Site
 from vllm_ansible.plan.webui import RECEIPT, plan_webui
+from vllm_ansible.schema import Words
 
 display = Display()
+# The hosts whose web UI needs nothing more in this run.
+DONE = "webui_done"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns `plan`. The passwords stay where they are: `state: logins` returns them by user.
 
-    `mirror` is what the site's mirror host said of itself, where there is one.
+    `mirror` is what the site's mirror host said of itself, where there is one. With `compare` the
+    host is compared with its receipt as well, byte by byte with `deep`; a host where nothing
+    differs joins the group `webui_done`, which the stages leave out, unless `vllm_fast_path` is
+    false.
     """
 
-    _VALID_ARGS = frozenset(("mirror", "state"))
+    _VALID_ARGS = frozenset(("compare", "deep", "mirror", "state"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -66,4 +72,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result | {"failed": True, "msg": f"{host}: facts are not as expected: {error}"}
         for notice in plan.notices:
             display.display(f"{host}: {notice}")
-        return result | {"changed": False, "plan": plan.model_dump(mode="json")}
+        result |= {"changed": False, "plan": plan.model_dump(mode="json")}
+        if self._task.args.get("compare"):
+            result |= self._compared(plan.digest, found.checked.words, variables)
+        return result
+
+    def _compared(self, digest: str, words: Words, variables: dict[str, Any]) -> dict[str, Any]:
+        """What differs between the host and its receipt, and whether it is done."""
+        arguments = {"state": "check", "path": RECEIPT, "plan_digest": digest}
+        arguments["deep"] = self._task.args.get("deep", False)
+        found = self._execute_module("receipt", module_args=arguments, task_vars=variables)
+        if found.get("failed"):
+            return dict(found)
+        done = found["current"] and words.fast_path
+        return {"receipt": dict(found)} | ({"add_group": DONE} if done else {})

@@ -33,6 +33,33 @@ options:
     type: path
     required: false
     default: /var/lib/vllm/receipt.json
+  compare:
+    description: Whether the host is compared with its receipt, as the module C(receipt) does.
+    type: bool
+    required: false
+    default: false
+  deep:
+    description: Whether that reads each byte of models and packages.
+    type: bool
+    required: false
+    default: false
+  question:
+    description: >-
+      Asked of each instance that the receipt names, through its door; nothing is asked where it is
+      empty.
+    type: str
+    required: false
+    default: ''
+  question_timeout:
+    description: Seconds after which an instance counts as silent. All are asked at the same time.
+    type: int
+    required: false
+    default: 60
+  key_file:
+    description: File of the door's key.
+    type: path
+    required: false
+    default: /etc/vllm/api_key
   users:
     description: Names of users who should have an account.
     type: list
@@ -77,6 +104,17 @@ facts:
   returned: always
   type: dict
   sample: {"architecture": "x86_64", "cores": 2, "glibc": "2.36", "memory_mib": 24000}
+compared:
+  description: The receipt, what differs from it, and the units that must be restarted for that.
+  returned: with O(compare)
+  type: dict
+answers:
+  description: >-
+    What each instance answered (name, base_url, model, question, answer, seconds), or its name and
+    the error.
+  returned: always
+  type: list
+  elements: dict
 """
 
 import csv
@@ -91,9 +129,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_apt import archives
+from ansible.module_utils.vllm_drift import look
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_files import free_bytes, read_json_object
 from ansible.module_utils.vllm_process import run
+from ansible.module_utils.vllm_question import ask_instance
 from ansible.module_utils.vllm_urls import ask_all, refuse_credentials
 
 # The names that Ansible itself uses, for the systems whose os-release spells them another way.
@@ -352,10 +392,48 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def asked(params: dict[str, Any], receipt: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what the instances that a receipt names answer, all asked at the same time."""
+    content = (receipt or {}).get("content") or {}
+    # An older receipt does not say where an instance's door is.
+    known = [one for one in content.get("instances") or [] if "url" in one]
+    answers: dict[str, dict[str, Any]] = {}
+
+    def ask(one: dict[str, Any]) -> None:
+        words = {"question": params["question"], "timeout": params["question_timeout"]}
+        try:
+            answers[one["name"]] = ask_instance(one, key_file=Path(params["key_file"]), **words)
+        except HostError as error:
+            answers[one["name"]] = {"name": one["name"], "error": error.message}
+
+    threads = [threading.Thread(target=ask, args=(one,), daemon=True) for one in known]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [answers[one["name"]] for one in known if one["name"] in answers]
+
+
+def compare(params: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs between the host and its receipt.
+
+    Raises:
+        HostError: a newer version of the project wrote the receipt.
+    """
+    found = look(Path(params["receipt_path"]), deep=params["deep"])
+    named = {"differences": found.differences, "restart": found.restart, "receipt": found.receipt}
+    return {"compared": named}
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
+            "compare": {"type": "bool", "default": False},
+            "deep": {"type": "bool", "default": False},
+            "question": {"type": "str", "default": ""},
+            "question_timeout": {"type": "int", "default": 60},
+            "key_file": {"type": "path", "default": "/etc/vllm/api_key", "no_log": False},
             "probe_urls": {"type": "list", "elements": "str", "default": []},
             "probe_timeout": {"type": "int", "default": 5},
             "gpu_timeout": {"type": "int", "default": 30},
@@ -368,9 +446,11 @@ def main() -> None:
     try:
         refuse_credentials(module.params["probe_urls"], "probe_urls")
         facts = collect(module.params)
+        compared = compare(module.params) if module.params["compare"] else {}
     except HostError as error:
         module.fail_json(msg=error.message, **error.details)
-    module.exit_json(changed=False, facts=facts)
+    answers = asked(module.params, facts["receipt"]) if module.params["question"] else []
+    module.exit_json(changed=False, facts=facts, answers=answers, **compared)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ class Answer(BaseModel):
         answer: Its answer.
         ready_seconds: Seconds from the start of the unit to its first answer on /health;
             None when it was running already.
-        tokens_per_second: Speed of the streamed answer, after its first token; 0 of vectors.
-        time_to_first_token: Seconds to the first token of the streamed answer; 0 of vectors.
+        tokens_per_second: Speed of the streamed answer, after its first token; 0 of vectors and
+            where nothing had changed, so that one short answer was all that was asked for.
+        time_to_first_token: Seconds to the first token of the streamed answer; 0 as above.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,7 +50,7 @@ class Answer(BaseModel):
     def speed(self) -> str:
         """How fast it answered, in words."""
         if not self.time_to_first_token:
-            return "not measured: vectors do not come as a stream"
+            return "not measured: the answer was not a stream"
         rate = f"{self.tokens_per_second:.1f} tokens/s"
         return f"{rate}, first token after {self.time_to_first_token:.2f} s"
 
@@ -78,6 +79,10 @@ class Answers:
         elif module == "openai_probe" and "answer" in result and _at_the_door(result):
             answer = _answer(result)
             self._said[host, answer.instance] = answer
+        elif module == "host_plan":
+            for one in result.get("answers") or []:
+                if "answer" in one:
+                    self._said[host, one["name"]] = _answer({**one, "item": one})
 
     def by_host(self) -> list[tuple[str, Answer]]:
         """Return each answer with its host, sorted by host and instance."""

@@ -100,6 +100,25 @@ def test_the_plans_notices_reach_the_result(collector):
     assert collector.finish().notices == ["h1: torch from elsewhere"]
 
 
+def test_a_host_that_needs_nothing_has_answered_in_its_plan(collector):
+    collector.handle(play("Plan"))
+    answer = {"name": "chat", "base_url": "u", "model": "m", "question": "q", "answer": "Paris."}
+    collector.handle(
+        outcome("ok", action="host_plan", answers=[answer, {"name": "b", "error": ""}])
+    )
+    (found,) = collector.finish().hosts["h1"].answers
+    assert (found.instance, found.answer, found.ready_seconds) == ("chat", "Paris.", None)
+    assert "not measured" in found.speed
+
+
+def test_what_differed_before_the_run_reaches_the_result(collector):
+    difference = {"kind": "link", "subject": "/a", "expected": "b", "found": "c"}
+    collector.handle(play("Plan"))
+    receipt = {"differences": [difference]}
+    collector.handle(outcome("ok", action="host_plan", receipt=receipt))
+    assert collector.finish().hosts["h1"].differences == [difference]
+
+
 def test_the_error_names_the_first_failure():
     failure = Failure(host="h1", stage="Serve", task="It answers", message="exit 31")
     error = ProvisionError("exit 31", [failure], ProvisionResult())

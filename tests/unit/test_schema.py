@@ -244,3 +244,16 @@ def test_the_inventory_adds_models():
 
 def test_what_the_project_itself_sets_is_not_taken_for_a_word():
     assert lines(vllm_data_versions={}, vllm_plan={}, vllm_receipt={}, vllm_release_uv="1") == []
+
+
+@pytest.mark.parametrize(("given", "fast"), [(False, False), ("false", False), ("true", True)])
+def test_the_fast_path_is_switched_also_by_what_the_command_line_says(given, fast):
+    words = check(vllm_fast_path=given).words
+    assert words is not None
+    assert words.fast_path is fast
+
+
+def test_the_fast_path_is_on_or_off():
+    (line,) = lines(vllm_fast_path="sometimes")
+    assert "vllm_fast_path" in line
+    assert "allowed true or false" in line

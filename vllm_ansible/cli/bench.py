@@ -5,22 +5,28 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from vllm_ansible.bench.report import Run, SitesReport
+from vllm_ansible.bench.rerun_report import LEAST_FACTOR, RerunReport
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
 from vllm_ansible.lab import LabError
-from vllm_ansible.provisioning import ProvisionError
+from vllm_ansible.provisioning import ProvisionError, TaskEvent
 
 _MISSED = 3
+Watch = Callable[[TaskEvent], None]
+Say = Callable[[str], None]
+Report = TypeVar("Report", RerunReport, SitesReport)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -60,19 +66,75 @@ def sites(
     """
     from vllm_ansible.bench.measure import measure_sites  # noqa: PLC0415  # slow to import
 
+    network = _network(subnet)
+
+    def work(folder: Path, progress: Say, watch: Watch) -> SitesReport:
+        return measure_sites(install.value, servers, network, folder, progress, watch, keep=keep)
+
+    report = _measured(work, keep=keep)
+    if as_json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+    else:
+        print_sites(Console(), report)
+    raise typer.Exit(0 if report.met else _MISSED)
+
+
+@app.command()
+def rerun(
+    servers: Annotated[int, typer.Option(min=1, max=32, help="Servers of the larger site.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, max=99, help="Runs of each way.")] = 3,
+    subnet: Annotated[str, typer.Option(help="Network of the lab's machines.")] = "10.97.76.0/24",
+    drift: Annotated[
+        bool, typer.Option("--drift/--no-drift", help="See both ways find and mend each drift.")
+    ] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the machines, inventories and logs there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the chain again on servers that need nothing, on the fast path and without it, in turn.
+
+    One server, then several; then something is changed by hand on each. The engine is a stand-in.
+    Exit status: 0 measured, 1 failed, 2 wrong usage, 3 measured and a target is missed.
+    """
+    from vllm_ansible.bench.drifts import DRIFTS  # noqa: PLC0415  # slow to import
+    from vllm_ansible.bench.rerun import measure_rerun  # noqa: PLC0415
+
+    network, kinds = _network(subnet), DRIFTS if drift else ()
+
+    def work(folder: Path, progress: Say, watch: Watch) -> RerunReport:
+        return measure_rerun(
+            servers, rounds, network, folder, progress, watch, drifts=kinds, keep=keep
+        )
+
+    report = _measured(work, keep=keep)
+    if as_json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+    else:
+        print_rerun(Console(), report)
+    raise typer.Exit(0 if report.met else _MISSED)
+
+
+def _measured(work: Callable[[Path, Say, Watch], Report], *, keep: bool) -> Report:
+    """The figures of a benchmark; what it says of itself goes to standard error.
+
+    Args:
+        work: Takes a folder, whom to tell what is going on, and whom to tell each step of a run.
+        keep: Leave the folder.
+
+    Raises:
+        typer.Exit: It failed, with status 1.
+    """
     errors = Console(stderr=True)
 
     def progress(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    network = _network(subnet)
     folder = Path(tempfile.mkdtemp(prefix="vllm-bench-"))
     progress(f"inventories and logs: {folder}")
     try:
         with watcher(errors) as watch:
-            report = measure_sites(
-                install.value, servers, network, folder, progress, watch, keep=keep
-            )
+            report = work(folder, progress, watch)
     except ProvisionError as error:
         print_failure(errors, error)
         raise typer.Exit(1) from error
@@ -82,11 +144,7 @@ def sites(
         raise typer.Exit(1) from error
     if not keep:
         shutil.rmtree(folder)
-    if as_json:
-        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
-    else:
-        print_sites(Console(), report)
-    raise typer.Exit(0 if report.met else _MISSED)
+    return report
 
 
 def _network(text: str) -> IPv4Network:
@@ -147,6 +205,38 @@ def _into(run: Run, machine: str) -> int:
 
 def _mega(count: int) -> str:
     return f"{count / 1e6:.1f}"
+
+
+def print_rerun(console: Console, report: RerunReport) -> None:
+    """Print what a second run takes, both ways side by side, and what each made of each drift.
+
+    Args:
+        console: Where to print.
+        report: The figures.
+    """
+    columns = ("servers", "tasks", "tasks, long way", "seconds", "seconds, long way", "factor")
+    table = Table(*columns, title="A second run, medians", title_justify="left")
+    for one in report.rounds:
+        tasks = (median(run.tasks for run in way) for way in (one.fast, one.long))
+        seconds = (one.fast_seconds, one.long_seconds)
+        figures = (*(f"{n:.0f}" for n in tasks), *(f"{n:.1f}" for n in seconds))
+        table.add_row(str(one.servers), *figures, f"{one.factor:g}")
+    console.print(table)
+    if report.drifts:
+        console.print(_drifts(report))
+    target = f"{LEAST_FACTOR:g} times fewer seconds, nothing changed, and nothing missed"
+    console.print(f"target: {target}: {'[green]met[/]' if report.met else '[red]missed[/]'}")
+
+
+def _drifts(report: RerunReport) -> Table:
+    columns = ("changed by hand", "found", "mended", "mended, long way", "")
+    table = Table(*columns, title="Drift", title_justify="left")
+    for one in report.drifts:
+        found = "\n".join(f"{what['kind']}: {what['subject']}" for what in one.fast.found)
+        mended = ("yes" if way.repaired else "no" for way in (one.fast, one.long))
+        equal = "[green]equal[/]" if one.equal else "[red]not equal[/]"
+        table.add_row(one.name, found or "nothing", *mended, equal)
+    return table
 
 
 if __name__ == "__main__":

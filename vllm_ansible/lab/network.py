@@ -1,4 +1,4 @@
-"""The lab's network on this computer: a bridge, its address, NAT and forwarding."""
+"""The lab's network on this computer: a bridge, its address and NAT."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ import json
 import shutil
 from collections.abc import Iterable
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any
 
-from vllm_ansible.lab.errors import LabError
-from vllm_ansible.lab.spec import STATE_ROOT, LabSpec
+from vllm_ansible.lab.spec import LabSpec
 from vllm_ansible.lab.system import run
-
-_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-# What ip_forward was before the first lab; one file for all labs, the last one restores it.
-_FORWARD_BEFORE = STATE_ROOT / "ip_forward.before"
 
 
 def ip(*words: object) -> list[dict[str, Any]]:
@@ -83,7 +77,7 @@ def ensure(lab: LabSpec) -> list[str]:
     Raises:
         LabError: The kernel refused something.
     """
-    return [*_ensure_bridge(lab), *_ensure_table(lab), *_ensure_accepted(lab), *_ensure_forward()]
+    return [*_ensure_bridge(lab), *_ensure_table(lab), *_ensure_accepted(lab)]
 
 
 def _ensure_bridge(lab: LabSpec) -> list[str]:
@@ -168,15 +162,6 @@ def _accepting(lab: LabSpec) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _ensure_forward() -> list[str]:
-    now = _FORWARD.read_text(encoding="utf-8").strip()
-    if now == "1":
-        return []
-    _FORWARD_BEFORE.write_text(now + "\n", encoding="utf-8")
-    _FORWARD.write_text("1\n", encoding="utf-8")
-    return ["forwarding (net.ipv4.ip_forward)"]
-
-
 # -- ports ----------------------------------------------------------------------------------
 
 
@@ -242,26 +227,3 @@ def remove(lab: LabSpec) -> list[str]:
 
 def _ports(lab: LabSpec) -> Iterable[str]:
     return [link["ifname"] for link in ip("link", "show", "master", lab.bridge)]
-
-
-def restore_forward(other_labs: Iterable[str]) -> list[str]:
-    """Set ip_forward back to what it was, unless another lab still needs it.
-
-    Args:
-        other_labs: Names of the labs that are still there.
-
-    Returns:
-        What was restored, in words.
-
-    Raises:
-        LabError: The kernel refused it.
-    """
-    if list(other_labs) or not _FORWARD_BEFORE.exists():
-        return []
-    before = _FORWARD_BEFORE.read_text(encoding="utf-8").strip() or "0"
-    try:
-        _FORWARD.write_text(before + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LabError(f"{_FORWARD} could not be set back to {before}: {error}") from error
-    _FORWARD_BEFORE.unlink()
-    return [f"forwarding (net.ipv4.ip_forward is {before} again)"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from vllm_ansible.lab import image, machine, network, preflight, ssh
+from vllm_ansible.lab import image, kernel, machine, network, preflight, ssh
 from vllm_ansible.lab.errors import LabError, PreflightError
 from vllm_ansible.lab.lock import locked
 from vllm_ansible.lab.machine import Machine, Running
@@ -216,7 +216,7 @@ class _Up:
         }
         _replace(self.spec.state / "lab.json", json.dumps(words, indent=2) + "\n")
         machine.make_key(self.spec.key, f"vllm-lab {self.spec.name}")
-        for made in network.ensure(self.spec):
+        for made in [*network.ensure(self.spec), *kernel.ensure()]:
             self.did(f"made {made}")
 
     def machines(self, wanted: list[Machine]) -> None:
@@ -359,7 +359,7 @@ def _remove_rest(spec: LabSpec, progress: Progress) -> list[str]:
     changes = network.remove(spec)
     if remove_tree(spec.state):
         changes.append(str(spec.state))
-    changes += network.restore_forward(_labs())
+    changes += kernel.restore(_labs())
     with contextlib.suppress(OSError):
         STATE_ROOT.rmdir()
     left = [str(point) for point, _, _ in mounts() if spec.state in point.parents]

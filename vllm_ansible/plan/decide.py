@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # What the receipt keeps of an instance: enough to ask it without the inventory.
 RECORDED = {
-    "name", "unit", "model", "kind", "port", "served_names", "socket", "address", "ready_timeout",
+    "name", "unit", "model", "kind", "port", "url", "served_names", "socket", "address",
+    "ready_timeout",
 }  # fmt: skip
 # libnuma: the CPU kernels do not load without it, and the wheel does not carry it.
 APT = ["ca-certificates", "git", "git-lfs", "libnuma1", "nginx"]

@@ -123,6 +123,8 @@ class Collector:
         if action.rpartition(".")[2] == "host_plan":
             notices = found.get("notices") or []
             self._result.notices += [f"{host}: {notice}" for notice in notices]
+            differences = (found.get("receipt") or {}).get("differences") or []
+            self._result.hosts.setdefault(host, HostResult()).differences += differences
         self._answers.hear(host, action, found)
 
 

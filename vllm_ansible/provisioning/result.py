@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_ansible.answers import Answer
@@ -37,11 +39,14 @@ class HostResult(_Frozen):
             something; they count as ok here.
         changed: Number of changes over all stages, as Ansible counts them, secrets included.
         answers: What the host's instances answered.
+        differences: What was not as its plan and its receipt say when the run began, each with
+            kind, subject, expected and found.
     """
 
     stages: dict[str, StageResult] = Field(default_factory=dict)
     changed: int = 0
     answers: list[Answer] = Field(default_factory=list)
+    differences: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class Failure(_Frozen):

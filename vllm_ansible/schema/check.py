@@ -46,6 +46,7 @@ WORDS: dict[str, Any] = {
     "vllm_conda_users": None,
     "vllm_downloads": Downloads,
     "vllm_engine": Engine,
+    "vllm_fast_path": None,
     "vllm_gateway": Gateway,
     "vllm_instances": Instance,
     "vllm_logs": Logs,
@@ -183,6 +184,7 @@ def check_host(
     check.parse(Mirror, ["vllm_mirror"], variables.get("vllm_mirror", {}))
     webui = _webui(check)
     users = _users(check)
+    fast_path = _fast_path(check)
     if engine is not None:
         _engine(check, engine)
     if sources is not None:
@@ -200,7 +202,7 @@ def check_host(
     words = Words(
         engine=engine, sources=sources, gateway=gateway, models=models, instances=instances,
         logs=logs, chat_templates=templates, downloads=downloads, releases=releases,
-        conda_users=users, webui=webui, role_variables=roles,
+        conda_users=users, webui=webui, role_variables=roles, fast_path=fast_path,
     )  # fmt: skip
     return Checked(words, [])
 
@@ -223,6 +225,7 @@ def check_webui(
     check.problems += check_names(host, variables)
     sources = check.parse(Sources, ["vllm_sources"], variables.get("vllm_sources", {}))
     webui = _webui(check)
+    fast_path = _fast_path(check)
     if sources is not None:
         _sources(check, sources)
     _secrets(check)
@@ -230,7 +233,9 @@ def check_webui(
     if check.problems or sources is None or webui is None:
         return Checked(None, sorted(set(check.problems)))
     roles = variables.get("__role_variables__", {})
-    words = Words(instances=[], sources=sources, webui=webui, role_variables=roles)
+    words = Words(
+        instances=[], sources=sources, webui=webui, role_variables=roles, fast_path=fast_path
+    )
     return Checked(words, [])
 
 
@@ -256,6 +261,15 @@ def _users(check: _Check) -> list[str]:
         if not re.fullmatch(USER, str(name)):
             check.refuse(["vllm_conda_users", index], p.shown(name), "a user's name on the host")
     return [str(name) for name in given]
+
+
+def _fast_path(check: _Check) -> bool:
+    given = check.variables.get("vllm_fast_path", True)
+    # What -e says comes as a text.
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    if str(given).lower() not in words:
+        check.refuse(["vllm_fast_path"], p.shown(given), "true or false")
+    return words.get(str(given).lower(), True)
 
 
 def _models(check: _Check) -> dict[str, Model]:

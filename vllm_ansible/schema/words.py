@@ -313,6 +313,8 @@ class Words(Word):
     chat_templates: dict[str, str] = Field(default_factory=dict)
     # The users of the host for whom `conda activate vllm` shall work.
     conda_users: list[str] = Field(default_factory=list)
+    # Whether a host that is as its plan and its receipt say is left alone.
+    fast_path: bool = True
     webui: Webui = Webui()
     # Variables of the roles themselves (gateway_*, miniconda_* ...): they change a host too.
     role_variables: dict[str, Any] = Field(default_factory=dict)
