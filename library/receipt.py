@@ -208,10 +208,11 @@ def begin(module: AnsibleModule) -> dict[str, Any]:
     """Note what was here before us, of what has not been noted yet."""
     params, before = module.params, Path(module.params["before"])
     there = read_before(before)
-    receipt, _ = read_receipt(Path(params["path"]))
-    # What stands in a receipt came from us, unless something else was noted then.
-    ours = set(places_of(receipt)) if receipt else set()
+    receipt, aged = read_receipt(Path(params["path"]))
     new = {key: found for key, found in places(params["managed"]).items() if key not in there}
+    # What stands in a receipt came from us, unless something else was noted then. The first format
+    # did not list all of it, and nothing was noted.
+    ours = set(new) if aged and receipt else set(places_of(receipt or {}))
     there.update({key: False if key in ours else found for key, found in new.items()})
     if new and not module.check_mode:
         write_before(before, there)
@@ -272,7 +273,9 @@ def compose(params: dict[str, Any], *, strict: bool) -> dict[str, Any]:
         ],
         "units": managed.get("units") or [],
         "directories": [
-            {"path": one, **(rights(Path(one)) or {})} for one in managed.get("directories") or []
+            {"path": one, **(rights(Path(one)) or {})}
+            for one in managed.get("directories") or []
+            if Path(one).is_dir()
         ],
         "trees": managed.get("trees") or [],
         "users": [user_record(one) or {"name": one} for one in managed.get("users") or []],

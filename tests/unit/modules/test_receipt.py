@@ -520,6 +520,12 @@ def test_a_receipt_of_the_first_format_is_understood(host: Host, name: str) -> N
     assert {tree["kind"] for tree in new["trees"]} >= {"own"}
 
 
+def test_what_a_host_of_the_first_format_has_came_from_us(host: Host) -> None:
+    host.receipt.parent.mkdir()
+    shutil.copy(OLD / "receipt-format-1.json", host.receipt)
+    assert set(host.begin().values()) == {False}
+
+
 def test_a_socket_that_nobody_listens_on_is_told(host: Host) -> None:
     host.serve(inputs=[])
     with socket.socket(socket.AF_UNIX) as dead:
