@@ -77,7 +77,7 @@ def of_format_1(old: dict[str, Any], path: Path) -> dict[str, Any]:
     if content.get("release"):
         new.update(server_of_format_1(old))
     elif "endpoints" in content:
-        new.update(webui_of_format_1())
+        new.update(webui_of_format_1(old))
     else:
         new.update(mirror_of_format_1(str(path.parent)))
     new["trees"] = [*new["trees"], *({"path": one, "kind": "own"} for one in WORKPLACES)]
@@ -114,14 +114,17 @@ def conda_of_format_1() -> dict[str, Any]:
     }
 
 
-def webui_of_format_1() -> dict[str, Any]:
+def webui_of_format_1(old: dict[str, Any]) -> dict[str, Any]:
     """Return what a web UI of that time has besides."""
+    # It was written, and not listed.
+    drop_in = {"path": f"{NGINX_DROP_INS}/vllm.conf", "secret": False}
     paths = ["/opt/vllm", "/etc/vllm-webui", "/var/lib/vllm", NGINX_DROP_INS]
     trees = {
         "/opt/vllm/webui": "own", CONDA: "conda", "/var/cache/vllm-webui": "own",
         "/var/lib/vllm/webui.started-with": "own",
     }  # fmt: skip
     return {
+        "files": [*old.get("files", []), drop_in],
         "directories": [{"path": one} for one in paths],
         "trees": [{"path": one, "kind": kind} for one, kind in trees.items()],
         "users": [{"name": "vllm-webui"}],

@@ -60,8 +60,9 @@ DAMAGE = [
     ),
     ("touch /srv/models/tiny/*/config.json", {("model touched", ".../config.json")}),
     ("systemctl disable nginx", {("unit", "nginx.service")}),
-    ("touch /etc/systemd/system/nginx.service.d/vllm.conf", {("unit reload", "nginx.service")}),
     (MINE, {("unit drop-in", f"{UNIT}.d/mine.conf")}),
+    # After the last time that systemd reads its files.
+    ("touch /etc/systemd/system/nginx.service.d/vllm.conf", {("unit reload", "nginx.service")}),
     ("touch /var/cache/vllm/tiny/ill", {("service ill", "vllm@tiny.service")}),
 ]
 
