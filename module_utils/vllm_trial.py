@@ -12,6 +12,7 @@ import socket
 import statistics
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
 # About one token each in most vocabularies; what they mean is of no matter.
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work government "
-    "number night point home water room mother area money story fact month lot right study book "
-    "eye job word business issue side kind head house service friend father power hour game line"
-).split()
+WORDS = [
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
+    "school", "state", "family", "student", "group", "country", "problem", "hand", "part",
+    "place", "case", "week", "company", "system", "program", "question", "work", "government",
+    "number", "night", "point", "home", "water", "room", "mother", "area", "money", "story",
+    "fact", "month", "lot", "right", "study", "book", "eye", "job", "word", "business",
+    "issue", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour",
+    "game", "line",
+]  # fmt: skip
 PAUSE = 0.1  # seconds between two looks
 STOPPED_WITHIN = 30  # seconds; an engine that is still there then is killed
 MIB = 2**20
@@ -87,7 +93,7 @@ class Engine:
         self._process: subprocess.Popen[bytes] | None = None
         self.seconds = 0.0
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         """Start it and wait until it is ready; `seconds` says how long that took.
 
         Raises:
@@ -128,8 +134,8 @@ class Engine:
 
     def memory_mib(self) -> int:
         """Return the MiB that its processes take, shared pages counted once."""
-        assert self._process is not None
-        return sum(_pss(pid) for pid in _session(self._process.pid)) // MIB
+        leader = self._process.pid if self._process else 0
+        return sum(_pss(pid) for pid in _session(leader)) // MIB
 
     def _healthy(self) -> bool:
         link = _Connection(self.path)
@@ -142,8 +148,7 @@ class Engine:
             link.close()
 
     def _require_life(self, waited: float) -> None:
-        assert self._process is not None
-        status = self._process.poll()
+        status = self._process.poll() if self._process else None
         if status is None and waited < self._timeout:
             return
         what = f"ended with status {status}" if status is not None else "is not ready"
@@ -158,10 +163,8 @@ class Engine:
             return
         if process.poll() is None:
             process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(STOPPED_WITHIN)
-        except subprocess.TimeoutExpired:
-            pass
         for pid in _session(process.pid):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -256,7 +259,7 @@ def _session(leader: int) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            # The program's name, in parentheses, may hold anything; the session is the fourth after.
+            # The program's name, in parentheses, may hold anything; the session is the 4th after.
             fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue

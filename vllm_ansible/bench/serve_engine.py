@@ -57,7 +57,7 @@ def environment(said: Path | None, cache: Path, progress: Progress) -> Environme
 
 def read_bandwidth(one: Environment, threads: int) -> float:
     """GB/s that so many threads read from memory, the best of several runs."""
-    program = [one.prefix / "bin" / "python", "-c", _READ, str(threads)]
+    program = [str(one.prefix / "bin" / "python"), "-c", _READ, str(threads)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServeError(f"the memory's bandwidth could not be measured: {done.stderr[-300:]}")

@@ -104,8 +104,7 @@ def _compile(tree: Path, build: Path, jobs: int, progress: Progress) -> Path:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             said.append(line)
             found = _PERCENT.match(line)
             if found and int(found[1]) >= told + _STEP:

@@ -153,7 +153,7 @@ class ServeReport(_Frozen):
         """The ratios that have targets."""
         found = []
         for prompt, streams in self.loads:
-            name = f"{streams} × {prompt}"
+            name = f"{prompt} prompts, {streams} at a time"
             if (value := self.ratio("defaults", prompt, streams)) is not None:
                 fast = streams in FASTER_AT and prompt == "short"
                 target = FASTER if fast else 1.0

@@ -8,7 +8,7 @@ from vllm_ansible.paths import PROJECT
 if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
-from ansible.module_utils.vllm_errors import HostError  # noqa: E402
-from ansible.module_utils.vllm_trial import Cell, Engine, load  # noqa: E402
+from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_trial import Cell, Engine, load
 
 __all__ = ["Cell", "Engine", "HostError", "load"]
