@@ -21,8 +21,7 @@ from ansible.module_utils.vllm_errors import HostError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 # About one token each in most vocabularies; what they mean is of no matter.
 WORDS = [

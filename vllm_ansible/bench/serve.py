@@ -175,7 +175,7 @@ def _own(folder: Path, name: str) -> Path:
 
 
 def _defaults(model: Path, environment: serve_engine.Environment, own: Path) -> Bench:
-    """The engine told nothing but what, where and how long a text; unset, it takes 92 % of the memory."""
+    """The engine told nothing but what, where and how long; unset, its cache takes all memory."""
     argv = [
         str(environment.prefix / "bin/vllm"), "serve", str(model), "--served-model-name", _NAME,
         "--uds", str(own / "api.sock"), "--max-model-len", str(serve_planned.LENGTH),
