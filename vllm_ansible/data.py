@@ -137,6 +137,18 @@ class Build(_Data):
     onednn: str | None = None
 
 
+class AmdKernels(_Data):
+    """Kernels for AMD's processors with AVX512.
+
+    Attributes:
+        requirements: What is installed besides, by vLLM version.
+        hashes: SHA-256 of their wheels, by name.
+    """
+
+    requirements: dict[str, list[str]]
+    hashes: dict[str, list[Sha256]]
+
+
 class Versions(_Data):
     """The content of versions.yml."""
 
@@ -149,6 +161,7 @@ class Versions(_Data):
     builds: list[Build]
     build_needs: list[str]
     build_tools: list[str]
+    amd_kernels: AmdKernels
     flags: dict[str, FlagSpan]
     gpu_floors: list[GpuFloor]
     auto_length_since: str
