@@ -168,6 +168,7 @@ class Versions(_Data):
     json_limits_since: str
     config_file_since: str
     config_builds_since: str
+    one_process_since: str
     uv: str
     default_miniconda: str
     miniconda: dict[str, dict[str, Sha256]]
@@ -202,6 +203,10 @@ class Versions(_Data):
     def has_json_limits(self, version: str) -> bool:
         """Whether a version takes its limits of images per prompt as JSON."""
         return Version(version) >= Version(self.json_limits_since)
+
+    def has_one_process(self, version: str) -> bool:
+        """Whether a version's engine on the CPU can do without a worker of its own."""
+        return Version(version) >= Version(self.one_process_since)
 
     def has_config_file(self, version: str) -> bool:
         """Whether `vllm serve` of a version takes all that we say from its `--config` file."""
