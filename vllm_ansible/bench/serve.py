@@ -157,7 +157,7 @@ def _benches(
     found: dict[Candidate, Bench] = {}
     if setting.defaults:
         found["defaults"] = _defaults(model, environment, _own(folder, "defaults"))
-    found["planned"] = _planned(model, environment, _own(folder, "planned"))
+    found["planned"] = _planned(setting, model, environment, _own(folder, "planned"), progress)
     if setting.llama:
         cores = len(os.sched_getaffinity(0))
         program = serve_llama.server(setting.cache, cores, progress)
@@ -188,10 +188,15 @@ def _defaults(model: Path, environment: serve_engine.Environment, own: Path) -> 
     return Bench(argv, variables, own, {})
 
 
-def _planned(model: Path, environment: serve_engine.Environment, own: Path) -> Bench:
-    version = environment.version.split("+")[0]
+def _planned(
+    setting: Setting, model: Path, bare: serve_engine.Environment, own: Path, progress: Progress
+) -> Bench:
+    """As the plan has it, in an environment with what the plan adds for this processor."""
+    version = bare.version.split("+")[0]
     weights = serve_models.weights_bytes(model)
     plan = serve_planned.planned(serve_planned.facts(), model, weights, version)
+    more = plan.requirements
+    environment = serve_engine.environment(setting.engine, setting.cache, progress, more)
     one = serve_planned.moved(
         plan,
         {

@@ -12,6 +12,8 @@ from vllm_ansible.data import project_data
 from vllm_ansible.paths import LOCKS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllm_ansible.lab.system import Progress
 
 CURRENT = Path("/opt/vllm/current")
@@ -33,18 +35,21 @@ class Environment(NamedTuple):
     version: str
 
 
-def environment(said: Path | None, cache: Path, progress: Progress) -> Environment:
+def environment(
+    said: Path | None, cache: Path, progress: Progress, more: Sequence[str] = ()
+) -> Environment:
     """The environment to measure with.
 
     Args:
         said: One that is there already; None takes this computer's release, or makes one.
         cache: Where one is made.
         progress: Told that it is.
+        more: Requirements besides the lock's, for one that is made.
 
     Raises:
         ServeError: There is none and none can be made.
     """
-    prefix = said or (CURRENT if CURRENT.is_dir() else _made(cache, progress))
+    prefix = said or (CURRENT if CURRENT.is_dir() else _made(cache, progress, more))
     python = prefix / "bin" / "python"
     code = "import importlib.metadata as m; print(m.version('vllm'))"
     if not python.exists():
@@ -64,14 +69,14 @@ def read_bandwidth(one: Environment, threads: int) -> float:
     return round(float(done.stdout.split()[-1]), 1)
 
 
-def _made(cache: Path, progress: Progress) -> Path:
+def _made(cache: Path, progress: Progress, more: Sequence[str]) -> Path:
     """From the lock, with the wheel that the lab's origin serves: the default index has none."""
     from tests.origin.downloads import wheels  # noqa: PLC0415  # part of a checkout
     from tests.origin.engine_wheel import TAG, VERSION, rename  # noqa: PLC0415
 
     python = project_data().versions.default_python
     lock = LOCKS / f"vllm-{VERSION.split('+')[0]}-cpu-py{python}-default-index.txt"
-    prefix = cache / f"engine-{VERSION}"
+    prefix = cache / "-".join(["engine", VERSION, *more])
     if (prefix / ".complete").is_file():
         return prefix
     progress(f"an environment is made from {lock.name} in {prefix} (6 GB)")
@@ -84,7 +89,7 @@ def _made(cache: Path, progress: Progress) -> Path:
     _uv("venv", "--python", python, str(prefix))
     _uv(
         "pip", "install", "--python", str(prefix / "bin/python"), "--no-deps",
-        "--compile-bytecode", "--find-links", str(folder), "--requirement", str(lock),
+        "--compile-bytecode", "--find-links", str(folder), "--requirement", str(lock), *more,
     )  # fmt: skip
     (prefix / ".complete").touch()
     return prefix

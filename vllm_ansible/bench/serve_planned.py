@@ -32,12 +32,14 @@ class Planned(NamedTuple):
         environment: Its variables.
         files: Files that it reads beside, by path.
         reasons: Why, by setting.
+        requirements: What its release has besides what every release of the version has.
     """
 
     config: dict[str, Any]
     environment: dict[str, str]
     files: dict[str, str]
     reasons: dict[str, str]
+    requirements: list[str]
 
 
 def facts() -> HostFacts:
@@ -79,7 +81,13 @@ def planned(known: HostFacts, model: Path, weights: int, version: str, **words: 
         environment=one.environment,
         files={file.path: file.content for file in one.files},
         reasons={r.subject.removeprefix(f"{NAME}."): r.why for r in plan.reasons},
+        requirements=_besides(plan, version),
     )
+
+
+def _besides(plan: HostPlan, version: str) -> list[str]:
+    kernels = project_data().versions.amd_kernels.requirements.get(version, [])
+    return [one for one in kernels if one in plan.packages.requirements]
 
 
 def _plan(
