@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from vllm_ansible.data import Data, project_data
+from vllm_ansible.paths import PROJECT
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
+from vllm_ansible.plan.engine import ZEN
 from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.serving import door_address
 from vllm_ansible.schema import check_host
@@ -67,7 +69,7 @@ SHORTAGES = [
         {"vllm_instances": [{**ONE, "kv_cache_gib": 8}]},
         "need 11264 MiB (weights",
     ),
-    ("cpu-2-cores-avx2", {"disk_free_mib": {"/opt": 100}}, {}, "need 7500 MiB in /opt, 100 are"),
+    ("cpu-2-cores-avx2", {"disk_free_mib": {"/opt": 100}}, {}, "need 8000 MiB in /opt, 100 are"),
     (
         "cpu-2-cores-avx2",
         {"disk_free_mib": {"/srv": 1999}},
@@ -178,6 +180,11 @@ KERNELS = [
     (["avx2", "sse4a"], "0.31.0", None),
     (["avx2", "avx512f"], "0.31.0", None),
 ]
+
+
+def test_hosts_tell_what_amds_processors_are_known_by():
+    told = (PROJECT / "library/host_facts.py").read_text("utf-8")
+    assert all(f'    "{flag}",' in told for flag in ZEN)
 
 
 @pytest.mark.parametrize(("flags", "version", "pin"), KERNELS)
