@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.context import Context
     from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, Release
 
-# MiB that a release takes: measured 6440 with PyPI's torch, of which bytecode is 300 and AMD's kernels
-# are 180, and 8153 for GPU without bytecode; with room.
+# MiB that a release takes: measured 6440 with PyPI's torch, of which 300 are bytecode and 180 AMD's
+# kernels, and 8153 for GPU without bytecode; with room.
 RELEASE_MIB = {
     ("cpu", "cpu-index"): 3500,
     ("cpu", "default-index"): 7000,
