@@ -8,10 +8,12 @@ import os
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors import TensorSpec, serialize_file
 from typer.testing import CliRunner
 
 from vllm_ansible.bench import serve_models
@@ -43,7 +45,7 @@ def rounds(starts, rates, memory=1000):
 
 
 def report(**changes):
-    found = {
+    found: dict[Any, list[Round]] = {
         "defaults": rounds((90, 60, 50), [(50, 400), (52, 410), (54, 420)]),
         "planned": rounds((40, 20, 30), [(60, 520), (65, 500), (70, 540)]),
         "llama.cpp": rounds((4, 3, 3), [(100, 510), (101, 520), (99, 530)]),
@@ -154,7 +156,7 @@ def test_llama_cpp_gets_the_same_numbers(tmp_path):
     special = [{"id": 0, "content": "<s>"}, {"id": 1, "content": "</s>"}]
     (folder / "tokenizer.json").write_text(json.dumps(vocabulary | {"added_tokens": special}))
     values = np.arange(64, dtype=np.float32).reshape(8, 8)
-    serve_models.serialize_file(
+    serialize_file(
         {
             "model.layers.0.self_attn.q_proj.weight": spec(values),
             "model.layers.0.mlp.gate_proj.weight": spec(values),
@@ -171,13 +173,13 @@ def test_llama_cpp_gets_the_same_numbers(tmp_path):
     assert found["blk.0.attn_q.weight"][:, 0].tolist() == [0, 16, 8, 24, 32, 48, 40, 56]
 
 
-KEPT = []
+KEPT: list[Any] = []
 
 
 def spec(values):
     bits = serve_models._bfloat16(values)  # what the models are made with
     KEPT.append(bits)
-    return serve_models.TensorSpec(
+    return TensorSpec(
         dtype="bfloat16", shape=bits.shape, data_ptr=bits.ctypes.data, data_len=bits.nbytes
     )
 

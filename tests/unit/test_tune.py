@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import yaml
+from rich.console import Console
 
 from vllm_ansible.bench import tune
 from vllm_ansible.bench.tune import Candidate, Found, Search, TuneError, best
+from vllm_ansible.cli.tune import print_found
 from vllm_ansible.data import project_data
 from vllm_ansible.inventory import facts_file
 from vllm_ansible.paths import PROJECT
 from vllm_ansible.plan import HostFacts
 from vllm_ansible.schema import check_host
+
+if TYPE_CHECKING:
+    from vllm_ansible.plan.result import InstancePlan
 
 FACTS = json.loads((PROJECT / "tests/unit/facts/cpu-16-cores-avx512.json").read_text("utf-8"))
 INSTANCE = {"name": "a", "model": "qwen2.5-0.5b-instruct"}
@@ -34,7 +41,8 @@ def inventory(tmp_path, monkeypatch):
 
 
 def found(label="x", rates=None, problem="", words=None):
-    candidate = Candidate(label, words or {}, None)
+    # What is compared are figures; the plan of each is not looked at.
+    candidate = Candidate(label, words or {}, cast("InstancePlan", None))
     return Found(candidate, problem, rates=rates if rates is not None else {1: 50.0, 16: 400.0})
 
 
@@ -81,6 +89,20 @@ def test_a_setting_that_does_not_run_never_wins():
     base, broken = found(), found(rates={}, problem="it ended")
     assert best([base, broken]) is base
     assert best([broken, base]) is base
+
+
+def test_the_table_names_the_best_and_why_a_setting_does_not_run():
+    base, good = found("as it is"), found("compile: true", rates={1: 60.0, 16: 480.0})
+    said = (
+        "vllm ended after 9 s; it said last:\nsome line\nValueError: no such size\nSee root cause"
+    )
+    out = io.StringIO()
+    shown = [base, good, found("cores: 3", rates={}, problem=said)]
+    print_found(Console(file=out, width=160), shown, best(shown))
+    text = out.getvalue()
+    assert "1.20" in text
+    assert "best" in text
+    assert "does not run: ValueError: no such size" in text
 
 
 def test_words_are_added_to_those_that_were_found_before(tmp_path):

@@ -92,6 +92,13 @@ def main(
         errors.print("not written (--write does)")
 
 
+def why(found: Found) -> str:
+    """The line that tells most of why a setting does not run: the first error that was said."""
+    lines = found.problem.strip().splitlines() or [""]
+    errors = [line for line in lines if "Error: " in line and "See root cause" not in line]
+    return (errors or lines)[0].strip()[-120:]
+
+
 def print_found(console: Console, found: list[Found], winner: Found) -> None:
     """Print what each setting gave.
 
@@ -106,8 +113,7 @@ def print_found(console: Console, found: list[Found], winner: Found) -> None:
     for one in found:
         name, mark = one.candidate.label, "best" if one is winner else ""
         if one.problem:
-            said = one.problem.strip().splitlines()[-1][:80]
-            table.add_row(name, *("" for _ in counts), "", "", "", f"does not run: {said}")
+            table.add_row(name, *("" for _ in counts), "", "", "", f"does not run: {why(one)}")
             continue
         shown = [f"{one.rates.get(n, 0):.0f}" for n in counts]
         ratio = f"{one.score(found[0]):.2f}"
