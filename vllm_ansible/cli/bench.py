@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 @app.callback()
 def main() -> None:
-    """Measure what this project promises. `sites` works in the lab, and needs root as that does.
+    """Measure what this project promises: serve on this computer, the others in the lab (root).
 
     Exit status: 0 measured, 1 failed, 2 wrong usage, 3 measured and a target is missed.
     """
