@@ -307,6 +307,8 @@ def environment(params: dict[str, Any]) -> dict[str, str]:
     return {
         **ca_environment(),
         "UV_CACHE_DIR": params["cache_dir"],
+        # Else it leaves a lock in root's home.
+        "UV_CREDENTIALS_DIR": f"{params['cache_dir']}/credentials",
         "UV_LINK_MODE": "hardlink",
         "UV_NO_CONFIG": "1",
         "UV_NO_PROGRESS": "1",

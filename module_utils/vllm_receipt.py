@@ -135,7 +135,7 @@ def webui_of_format_1(old: dict[str, Any]) -> dict[str, Any]:
 
 def mirror_of_format_1(root: str) -> dict[str, Any]:
     """Return what a mirror host of that time has besides."""
-    paths = [root, *(f"{root}/{one}" for one in ("store", "models", "cache"))]
+    paths = [root, *(f"{root}/{one}" for one in ("store", "models", "cache")), NGINX_DROP_INS]
     trees = {
         f"{root}/store": "store", f"{root}/models": "models", f"{root}/cache": "own",
         "/opt/vllm-mirror": "own",
