@@ -168,6 +168,7 @@ CPU_FLAGS = [
     "f16c",
     "fma",
     "i8mm",
+    "sse4a",
     "sve",
     "sve2",
 ]

@@ -137,6 +137,18 @@ class Build(_Data):
     onednn: str | None = None
 
 
+class AmdKernels(_Data):
+    """Kernels for AMD's processors with AVX512.
+
+    Attributes:
+        requirements: What is installed besides, by vLLM version.
+        hashes: SHA-256 of their wheels, by name.
+    """
+
+    requirements: dict[str, list[str]]
+    hashes: dict[str, list[Sha256]]
+
+
 class Versions(_Data):
     """The content of versions.yml."""
 
@@ -149,12 +161,14 @@ class Versions(_Data):
     builds: list[Build]
     build_needs: list[str]
     build_tools: list[str]
+    amd_kernels: AmdKernels
     flags: dict[str, FlagSpan]
     gpu_floors: list[GpuFloor]
     auto_length_since: str
     json_limits_since: str
     config_file_since: str
     config_builds_since: str
+    one_process_since: str
     uv: str
     default_miniconda: str
     miniconda: dict[str, dict[str, Sha256]]
@@ -189,6 +203,10 @@ class Versions(_Data):
     def has_json_limits(self, version: str) -> bool:
         """Whether a version takes its limits of images per prompt as JSON."""
         return Version(version) >= Version(self.json_limits_since)
+
+    def has_one_process(self, version: str) -> bool:
+        """Whether a version's engine on the CPU can do without a worker of its own."""
+        return Version(version) >= Version(self.one_process_since)
 
     def has_config_file(self, version: str) -> bool:
         """Whether `vllm serve` of a version takes all that we say from its `--config` file."""

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from vllm_ansible.data import Data, project_data
+from vllm_ansible.paths import PROJECT
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
+from vllm_ansible.plan.engine import ZEN
 from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.serving import door_address
 from vllm_ansible.schema import check_host
@@ -67,7 +69,7 @@ SHORTAGES = [
         {"vllm_instances": [{**ONE, "kv_cache_gib": 8}]},
         "need 11264 MiB (weights",
     ),
-    ("cpu-2-cores-avx2", {"disk_free_mib": {"/opt": 100}}, {}, "need 7500 MiB in /opt, 100 are"),
+    ("cpu-2-cores-avx2", {"disk_free_mib": {"/opt": 100}}, {}, "need 8000 MiB in /opt, 100 are"),
     (
         "cpu-2-cores-avx2",
         {"disk_free_mib": {"/srv": 1999}},
@@ -131,7 +133,7 @@ def test_the_weights_count_in_the_memory():
         plan(**words)
 
 
-CORES = [(2, [ONE], ["auto"]), (16, TWO, ["0-7", "8-15"]), (2, TWO, ["0", "1"])]
+CORES = [(4, [ONE], ["auto"]), (16, TWO, ["0-7", "8-15"]), (2, TWO, ["0", "1"])]
 CORES += [(1, TWO, ["nobind", "nobind"])]
 
 
@@ -139,6 +141,64 @@ CORES += [(1, TWO, ["nobind", "nobind"])]
 def test_instances_do_not_share_cores(cores, instances, bound):
     made = plan(facts(cores=cores, memory_mib=32000), vllm_instances=instances)
     assert [i.environment["VLLM_CPU_OMP_THREADS_BIND"] for i in made.instances] == bound
+
+
+ONE_PROCESS = [
+    # cores, instances, version, whether the scheduler's process computes too
+    (1, [ONE], "0.31.0", True),
+    (2, [ONE], "0.31.0", True),
+    (2, [{**ONE, "cores": 1}], "0.31.0", True),
+    (2, [{**ONE, "cores": 2}], "0.31.0", False),
+    (3, [ONE], "0.31.0", False),
+    (64, [ONE], "0.31.0", False),
+    (2, TWO, "0.31.0", False),
+    (2, [ONE], "0.11.0", False),
+    (2, [{**ONE, "extra_args": {"pipeline_parallel_size": 2}}], "0.31.0", False),
+]
+
+
+@pytest.mark.parametrize(("cores", "instances", "version", "one"), ONE_PROCESS)
+def test_where_one_thread_computes_it_needs_no_worker_to_bind(cores, instances, version, one):
+    made = plan(
+        facts(cores=cores, memory_mib=32000),
+        vllm_instances=instances,
+        vllm_engine={"version": version, "accept_vulnerable": True},
+    )
+    variables = made.instances[0].environment
+    assert (variables.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == one
+    assert ("VLLM_CPU_OMP_THREADS_BIND" in variables) != one
+    assert (variables.get("OMP_NUM_THREADS") == "1") == one
+    assert any("one thread computes" in reason.why for reason in made.reasons) == one
+
+
+AMD = ["avx2", "avx512f", "sse4a"]
+KERNELS = [
+    # the processor, vLLM, the requirement
+    (AMD, "0.31.0", "zentorch==2.13.0.1"),
+    (AMD, "0.30.0", "zentorch==2.13.0.0"),
+    (AMD, "0.11.0", None),
+    (["avx2", "sse4a"], "0.31.0", None),
+    (["avx2", "avx512f"], "0.31.0", None),
+]
+
+
+def test_hosts_tell_what_amds_processors_are_known_by():
+    told = (PROJECT / "library/host_facts.py").read_text("utf-8")
+    assert all(f'    "{flag}",' in told for flag in ZEN)
+
+
+@pytest.mark.parametrize(("flags", "version", "pin"), KERNELS)
+def test_amd_with_avx512_gets_the_kernels_that_vllm_pins_for_it(flags, version, pin):
+    engine = {"version": version, "accept_vulnerable": True}
+    made = plan(facts(cpu_flags=flags), vllm_engine=engine)
+    found = [one for one in made.packages.requirements if one.startswith("zentorch")]
+    assert found == ([pin] if pin else [])
+    if pin:
+        assert {"zentorch", "wrapt", "deprecated"} <= set(made.packages.hashes)
+        assert (
+            made.release.id
+            != plan(facts(cpu_flags=["avx2", "avx512f"]), vllm_engine=engine).release.id
+        )
 
 
 def test_torch_comes_from_the_cpu_index_where_it_answers():

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vllm_ansible.bench.report import Run, SitesReport
 from vllm_ansible.bench.rerun_report import LEAST_FACTOR, RerunReport
+from vllm_ansible.cli.bench_serve import serve
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
 from vllm_ansible.lab import LabError
@@ -40,10 +41,13 @@ class Kind(StrEnum):
 
 @app.callback()
 def main() -> None:
-    """Measure what this project promises, in the lab. Needs root, as the lab does.
+    """Measure what this project promises: serve on this computer, the others in the lab (root).
 
     Exit status: 0 measured, 1 failed, 2 wrong usage, 3 measured and a target is missed.
     """
+
+
+app.command()(serve)
 
 
 @app.command()

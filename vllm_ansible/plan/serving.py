@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import gpu, kinds, length, logs, share, unit
+from vllm_ansible.plan import gpu, kinds, length, logs, share, threads, unit
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
 from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
 
@@ -163,7 +163,7 @@ def _instance(
         why = f"vLLM {context.version} has no --uds"
         context.because(f"{words.name}.listen", str(address), why)
     config |= _arguments(context, device, words, part)
-    environment = _environment(device, words, part) | words.env
+    environment = _environment(context, device, words, part) | words.env
     has_file = context.data.versions.has_config_file(context.version)
     if not has_file:
         _started_with_arguments(context, words)
@@ -261,7 +261,7 @@ def _more(context: Context, words: Instance) -> dict[str, Any]:
     return {flag: value for flag, value in said.items() if flag not in gone}
 
 
-def _environment(device: Device, words: Instance, part: Part) -> dict[str, str]:
+def _environment(context: Context, device: Device, words: Instance, part: Part) -> dict[str, str]:
     """The environment: where caches go, that nothing calls out, memory and cores."""
     cache = f"/var/cache/vllm/{words.name}"
     environment = {
@@ -281,7 +281,7 @@ def _environment(device: Device, words: Instance, part: Part) -> dict[str, str]:
     }
     if device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(part.cache_gib)
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = str(part.cores)
+        environment |= threads.environment(context, words, str(part.cores))
         if not words.compile:
             # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
             environment["TORCH_COMPILE_DISABLE"] = "1"

@@ -33,6 +33,7 @@ from vllm_ansible.schema.words import (
     Model,
     Releases,
     Sources,
+    Tuned,
     Webui,
     Words,
 )
@@ -54,6 +55,7 @@ WORDS: dict[str, Any] = {
     "vllm_models": Model,
     "vllm_releases": Releases,
     "vllm_sources": Sources,
+    "vllm_tuned": Tuned,
     "vllm_webui": Webui,
 }
 # What the playbooks and the project's data themselves add to a host's variables.
@@ -300,10 +302,11 @@ def _instances(check: _Check, models: dict[str, Model]) -> list[Instance]:
         check.refuse(["vllm_instances"], p.shown(given), allowed)
         return []
     known = {*check.data.models, *models, *_names_of(check.variables.get("vllm_models"))}
+    tuned = _tuned(check, given)
     found = []
     for index, value in enumerate(given):
         path: list[str | int] = ["vllm_instances", index]
-        instance = check.parse(Instance, path, value)
+        instance = check.parse(Instance, path, _with_tuned(value, tuned))
         if isinstance(value, Mapping):
             model = value.get("model")
             if isinstance(model, str) and model not in known:
@@ -317,6 +320,37 @@ def _instances(check: _Check, models: dict[str, Model]) -> list[Instance]:
             found.append(instance)
     _unique(check, given)
     return found
+
+
+def _tuned(check: _Check, instances: list[Any]) -> dict[str, dict[str, Any]]:
+    """What was found for the host's instances by `scripts/tune`, by instance."""
+    given = check.variables.get("vllm_tuned", {})
+    if not isinstance(given, Mapping):
+        check.refuse(["vllm_tuned"], p.shown(given), "a mapping from an instance's name to words")
+        return {}
+    names = [str(one["name"]) for one in instances if isinstance(one, Mapping) and "name" in one]
+    found = {}
+    for name, value in given.items():
+        path: list[str | int] = ["vllm_tuned", str(name)]
+        if str(name) not in names:
+            check.refuse(path, p.shown(name), f"an instance of the host, {', '.join(names)}")
+        words = check.parse(Tuned, path, value)
+        if words is not None:
+            _arguments(check, path, words.extra_args)
+            found[str(name)] = words.model_dump(exclude_unset=True, exclude_none=True)
+    return found
+
+
+def _with_tuned(value: Any, tuned: Mapping[str, Mapping[str, Any]]) -> Any:
+    """An instance with what was found for it, where it does not say the word itself."""
+    found = tuned.get(str(value.get("name"))) if isinstance(value, Mapping) else None
+    if not found:
+        return value
+    arguments = value.get("extra_args", {})
+    if not isinstance(arguments, Mapping):
+        return value
+    merged = {**found.get("extra_args", {}), **arguments}
+    return {**found, **value, **({"extra_args": merged} if merged else {})}
 
 
 def _kind_words(

@@ -165,6 +165,15 @@ class Instance(Word):
     env: dict[EnvName, Annotated[str, BeforeValidator(_env_value)]] = Field(default_factory=dict)
 
 
+class Tuned(Word):
+    """What `scripts/tune` found for one instance of a host: words of `Instance`, before its own."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] | None = None
+    cores: Annotated[int, Field(ge=1, le=4096)] | None = None
+    compile: bool | None = None
+    extra_args: dict[str, Any] = Field(default_factory=dict)
+
+
 class MinicondaSource(Word):
     """The installer and where it is fetched from."""
 

@@ -1,0 +1,158 @@
+"""Tuning: what is tried, what counts as better, and where the words are written."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import yaml
+from rich.console import Console
+
+from vllm_ansible.bench import tune
+from vllm_ansible.bench.tune import Candidate, Found, Search, TuneError, best
+from vllm_ansible.cli.tune import print_found
+from vllm_ansible.data import project_data
+from vllm_ansible.inventory import facts_file
+from vllm_ansible.paths import PROJECT
+from vllm_ansible.plan import HostFacts
+from vllm_ansible.schema import check_host
+
+if TYPE_CHECKING:
+    from vllm_ansible.plan.result import InstancePlan
+
+FACTS = json.loads((PROJECT / "tests/unit/facts/cpu-16-cores-avx512.json").read_text("utf-8"))
+INSTANCE = {"name": "a", "model": "qwen2.5-0.5b-instruct"}
+
+
+@pytest.fixture
+def inventory(tmp_path, monkeypatch):
+    """An inventory of one host that has been asked what it is."""
+    monkeypatch.setattr("vllm_ansible.paths.CACHE", tmp_path / "cache")
+    folder = tmp_path / "inventory"
+    (folder / "group_vars").mkdir(parents=True)
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"vllm": {"hosts": {"h": None}}}))
+    (folder / "group_vars/vllm.yml").write_text(yaml.safe_dump({"vllm_instances": [INSTANCE]}))
+    file = facts_file(str(folder), "h")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(FACTS))
+    return folder
+
+
+def found(label="x", rates=None, problem="", words=None):
+    # What is compared are figures; the plan of each is not looked at.
+    candidate = Candidate(label, words or {}, cast("InstancePlan", None))
+    return Found(candidate, problem, rates=rates if rates is not None else {1: 50.0, 16: 400.0})
+
+
+def test_what_is_tried_is_planned_and_never_twice_the_same(inventory):
+    host, tried = tune.candidates(Search(inventory, "h", None, [1], instead=False))
+    assert (host, tried[0].label) == ("h", "as it is")
+    plans = [json.dumps([one.instance.config, one.instance.environment]) for one in tried]
+    assert len(plans) == len(set(plans)) > 3
+    sizes = {one.label: one.instance.config.get("max-num-batched-tokens") for one in tried}
+    assert sizes["max_num_batched_tokens: 512"] == 512
+
+
+def test_neighbours_keep_their_cores():
+    facts = HostFacts.model_validate(FACTS)
+    assert not [one for one in tune.space(facts, 1) if "cores" in one]
+    assert [one["cores"] for one in tune.space(facts, 0) if "cores" in one] == [15, 16]
+
+
+def test_a_host_that_is_not_known_yet_is_told(inventory):
+    facts_file(str(inventory), "h").unlink()
+    with pytest.raises(TuneError, match=r"run site\.yml first"):
+        tune.candidates(Search(inventory, "h", None, [1], instead=False))
+
+
+def test_an_instance_that_the_host_has_not_is_told(inventory):
+    with pytest.raises(TuneError, match="instances a: name one"):
+        tune.candidates(Search(inventory, "h", "b", [1], instead=False))
+
+
+@pytest.mark.parametrize(
+    ("rates", "wins"),
+    [
+        ({1: 51.0, 16: 404.0}, False),  # 1.5 %
+        ({1: 55.0, 16: 400.0}, True),
+        ({1: 70.0, 16: 280.0}, False),  # what one gains the others lose
+    ],
+)
+def test_a_setting_wins_by_the_mean_of_its_loads_and_by_enough(rates, wins):
+    base, other = found(), found(rates=rates)
+    assert (best([base, other]) is other) == wins
+
+
+def test_a_setting_that_does_not_run_never_wins():
+    base, broken = found(), found(rates={}, problem="it ended")
+    assert best([base, broken]) is base
+    assert best([broken, base]) is base
+
+
+def test_the_table_names_the_best_and_why_a_setting_does_not_run():
+    base, good = found("as it is"), found("compile: true", rates={1: 60.0, 16: 480.0})
+    said = (
+        "vllm ended after 9 s; it said last:\nsome line\nValueError: no such size\nSee root cause"
+    )
+    out = io.StringIO()
+    shown = [base, good, found("cores: 3", rates={}, problem=said)]
+    print_found(Console(file=out, width=160), shown, best(shown))
+    text = out.getvalue()
+    assert "1.20" in text
+    assert "best" in text
+    assert "does not run: ValueError: no such size" in text
+
+
+def test_words_are_added_to_those_that_were_found_before(tmp_path):
+    file = tmp_path / "tuned.yml"
+    _, text = tune.changed_file(file, "a", {"compile": True})
+    file.write_text(text)
+    _, text = tune.changed_file(file, "a", {"extra_args": {"max_num_seqs": 8}})
+    said = yaml.safe_load(text)["vllm_tuned"]
+    assert said == {"a": {"compile": True, "extra_args": {"max_num_seqs": 8}}}
+
+
+def test_nothing_better_changes_no_file(tmp_path):
+    assert tune.changed_file(tmp_path / "tuned.yml", "a", {}) == ("", "")
+
+
+def test_a_file_that_ansible_would_no_longer_read_is_not_shadowed(inventory):
+    assert tune.words_file(inventory, "h") == inventory / "host_vars/h/tuned.yml"
+    (inventory / "host_vars").mkdir()
+    (inventory / "host_vars/h.yml").write_text("{}\n")
+    with pytest.raises(TuneError, match="move it to"):
+        tune.words_file(inventory, "h")
+
+
+# -- the words --------------------------------------------------------------------------------
+
+
+def checked(tuned, **instance):
+    variables = {"vllm_instances": [{**INSTANCE, **instance}], "vllm_tuned": tuned}
+    return check_host("h", variables, project_data())
+
+
+def test_found_words_count_where_the_instance_does_not_say_them():
+    tuned = {"a": {"compile": True, "extra_args": {"max_num_seqs": 8, "block_size": 64}}}
+    words = checked(tuned, extra_args={"max_num_seqs": 4}).words
+    assert words.instances[0].compile
+    assert words.instances[0].extra_args == {"max_num_seqs": 4, "block_size": 64}
+    assert not checked(tuned, compile=False).words.instances[0].compile
+
+
+@pytest.mark.parametrize(
+    ("tuned", "variable", "allowed"),
+    [
+        ({"b": {}}, "vllm_tuned.b", "an instance of the host, a"),
+        ({"a": {"port": 1}}, "vllm_tuned.a.port", "known: compile, cores"),
+        ({"a": {"cores": 0}}, "vllm_tuned.a.cores", "greater than or equal to 1"),
+        ({"a": {"extra_args": {"dtype": "auto"}}}, "vllm_tuned.a.extra_args.dtype", "not here"),
+        ([], "vllm_tuned", "a mapping"),
+    ],
+)
+def test_wrong_words_are_refused_by_name(tuned, variable, allowed):
+    problems = checked(tuned).problems
+    assert [one.variable for one in problems] == [variable]
+    assert allowed in problems[0].allowed

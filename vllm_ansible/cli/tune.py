@@ -1,0 +1,127 @@
+"""Command line of tuning: try settings on a host, print the figures, write the best of them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ansible.bench.tune import (
+    WORTH,
+    Found,
+    Search,
+    TuneError,
+    best,
+    candidates,
+    changed_file,
+    search_host,
+    words_file,
+)
+from vllm_ansible.cli.progress import watcher
+from vllm_ansible.cli.summary import print_failure
+from vllm_ansible.inventory import InventoryError
+from vllm_ansible.provisioning import ProvisionError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    inventory: Annotated[
+        Path, typer.Option("--inventory", "-i", help="Inventory directory or file.")
+    ],
+    limit: Annotated[str, typer.Option(help="The host (a pattern that names one).")],
+    instance: Annotated[
+        str | None, typer.Option(help="Its instance, where it has several.")
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(help="Requests at a time; may be said again. [1 16]")
+    ] = None,
+    instead: Annotated[
+        bool,
+        typer.Option(
+            "--instead", help="Stop the instance meanwhile; else it runs beside, and both are slow."
+        ),
+    ] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the best into host_vars.")] = False,
+    vault_password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of vaulted variables.")
+    ] = None,
+) -> None:
+    """Try a few settings of one instance on its own host and print what each gives.
+
+    Each is started twice through the host's release and asked the same questions. The best becomes
+    words of the inventory (vllm_tuned), shown as a diff, written with --write; site.yml carries
+    them out. It counts as better from 3 % on.
+    Exit status: 0 measured, 1 failed, 2 wrong usage.
+    """
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    search = Search(
+        inventory, limit, instance, sorted(set(streams or [1, 16])), instead, vault_password_file
+    )
+    try:
+        host, tried = candidates(search)
+        file = words_file(inventory, host)
+        errors.print(f"{host}: {len(tried)} settings of {tried[0].instance.name} are tried")
+        with watcher(errors) as watch:
+            found = search_host(search, tried, watch)
+    except (TuneError, InventoryError) as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from error
+    except ProvisionError as error:
+        print_failure(errors, error)
+        raise typer.Exit(1) from error
+    winner = best(found)
+    print_found(Console(), found, winner)
+    before, after = changed_file(file, tried[0].instance.name, winner.candidate.words)
+    sys.stdout.writelines(
+        difflib.unified_diff(
+            before.splitlines(keepends=True), after.splitlines(keepends=True), str(file), str(file)
+        )
+    )
+    if write and after != before:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(after, encoding="utf-8")
+        errors.print(f"written; carried out by: ansible-playbook site.yml -i {inventory}")
+    elif after != before:
+        errors.print("not written (--write does)")
+
+
+def why(found: Found) -> str:
+    """The line that tells most of why a setting does not run: the first error that was said."""
+    lines = found.problem.strip().splitlines() or [""]
+    errors = [line for line in lines if "Error: " in line and "See root cause" not in line]
+    return (errors or lines)[0].strip()[-120:]
+
+
+def print_found(console: Console, found: list[Found], winner: Found) -> None:
+    """Print what each setting gave.
+
+    Args:
+        console: Where to print.
+        found: The figures; the first is what is there.
+        winner: The best of them.
+    """
+    counts = list(dict.fromkeys(n for one in found for n in one.rates))
+    rates = [f"tokens/s, {n} at a time" for n in counts]
+    table = Table("setting", *rates, "÷ as it is", "start, s", "memory, MiB", "")
+    for one in found:
+        name, mark = one.candidate.label, "best" if one is winner else ""
+        if one.problem:
+            table.add_row(name, *("" for _ in counts), "", "", "", f"does not run: {why(one)}")
+            continue
+        shown = [f"{one.rates.get(n, 0):.0f}" for n in counts]
+        ratio = f"{one.score(found[0]):.2f}"
+        table.add_row(name, *shown, ratio, f"{one.start_s:.1f}", str(one.memory_mib), mark)
+    console.print(table)
+    if winner is found[0]:
+        console.print(f"nothing is better than what is there by {WORTH - 1:.0%}", highlight=False)
+
+
+if __name__ == "__main__":
+    app(prog_name="tune")
