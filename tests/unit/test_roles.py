@@ -63,3 +63,28 @@ def test_the_roles_that_fetch_models_take_the_plans_snapshots_as_they_are(role):
     specs = yaml.safe_load((PROJECT / "roles" / role / "meta/argument_specs.yml").read_text())
     options = specs["argument_specs"]["main"]["options"][f"{role}_snapshots"]["options"]
     assert set(options) == set(ModelSnapshot.model_fields)
+
+
+def _strings(value):
+    """Yield all strings of a YAML document's value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _strings(one)
+
+
+def test_a_group_of_a_pattern_is_written_with_one_backslash():
+    # Two, as YAML's double quotes want them, stay two in a block, and the name of the group is lost.
+    files = [*PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("playbooks/**/*.yml")]
+    assert files
+    wrong = {
+        str(file.relative_to(PROJECT))
+        for file in files
+        for text in _strings(yaml.safe_load(file.read_text()))
+        if re.search(r"\\\\\d", text)
+    }
+    assert wrong == set()
