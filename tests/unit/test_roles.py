@@ -78,7 +78,7 @@ def _strings(value):
 
 
 def test_a_group_of_a_pattern_is_written_with_one_backslash():
-    # Two, as YAML's double quotes want them, stay two in a block, and the name of the group is lost.
+    # Two, as YAML's double quotes want them, stay two in a block, where they name no group.
     files = [*PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("playbooks/**/*.yml")]
     assert files
     wrong = {
