@@ -44,7 +44,8 @@ def files(host: Any) -> set[str]:
 @pytest.fixture(scope="module")
 def bare(server: Server) -> set[str]:
     """The files of a machine that never was a server, with the server's packages."""
-    machine = Machines(INVENTORY).host(BARE)
+    machines = Machines(INVENTORY)  # whose files the connection needs
+    machine = machines.host(BARE)
     names = " ".join(server.receipt()["os_packages"])
     machine.check_output(
         "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d"
