@@ -201,6 +201,12 @@ def test_amd_with_avx512_gets_the_kernels_that_vllm_pins_for_it(flags, version, 
         )
 
 
+def test_amds_kernels_are_for_models_of_texts_alone():
+    seeing = {**ONE, "name": "v", "port": 8001, "model": "qwen2-vl-2b-instruct"}
+    made = plan(facts(cpu_flags=AMD), vllm_instances=[ONE, seeing])
+    assert not [one for one in made.packages.requirements if one.startswith("zentorch")]
+
+
 def test_torch_comes_from_the_cpu_index_where_it_answers():
     made = plan(facts(reachable={TORCH_INDEX: True}))
     assert (made.release.torch_source, made.release.torch) == ("cpu-index", "2.13.0+cpu")

@@ -128,6 +128,10 @@ def _amd_kernels(context: Context) -> dict[str, str]:
     pins = context.data.versions.amd_kernels.requirements.get(context.version, [])
     if not pins or not set(context.facts.cpu_flags) >= ZEN:
         return {}
+    known = {**context.data.models, **context.words.models}
+    # Seen to answer with models of texts alone.
+    if any(known[one.model].kind != "text" for one in context.words.instances):
+        return {}
     context.because(
         "kernels", pins[-1],
         "AMD with AVX512: a step's products in bfloat16 take 0.55 to 0.85 of oneDNN's time",
