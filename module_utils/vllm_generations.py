@@ -28,7 +28,7 @@ from ansible.module_utils.vllm_files import (
     sync_directory,
     write_atomic,
 )
-from ansible.module_utils.vllm_owners import group_name, owner_name
+from ansible.module_utils.vllm_owners import rights_of
 from ansible.module_utils.vllm_placing import Placed
 
 if TYPE_CHECKING:
@@ -242,9 +242,7 @@ def described(receipt: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], di
         records.append(
             {
                 "path": str(path),
-                "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-                "owner": owner_name(status.st_uid),
-                "group": group_name(status.st_gid),
+                **rights_of(status),
                 "sha256": sha256_of(path),
                 "copy": f"{FILES}/{number:04d}",
             }

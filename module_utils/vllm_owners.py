@@ -1,9 +1,11 @@
-"""Users and groups, by name and by number."""
+"""Users and groups, by name and by number, and what a file says of them."""
 
 from __future__ import annotations
 
 import grp
+import os
 import pwd
+import stat
 
 from ansible.module_utils.vllm_errors import HostError
 
@@ -22,6 +24,15 @@ def group_name(number: int) -> str:
         return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
+
+
+def rights_of(status: os.stat_result) -> dict[str, str]:
+    """Return mode, owner and group, as records have them."""
+    return {
+        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+        "owner": owner_name(status.st_uid),
+        "group": group_name(status.st_gid),
+    }
 
 
 def user_id(name: str) -> int:

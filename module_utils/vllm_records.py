@@ -6,11 +6,11 @@ import grp
 import hmac
 import pwd
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.vllm_files import sha256_of
+from ansible.module_utils.vllm_owners import group_name, rights_of
 
 SHADOW = Path("/etc/shadow")
 DPKG = Path("/var/lib/dpkg/status")
@@ -25,33 +25,13 @@ def difference(kind: str, subject: str, expected: Any, found: Any) -> Difference
     return {"kind": kind, "subject": subject, "expected": expected, "found": found}
 
 
-def owner_name(number: int) -> str:
-    """Return a user's name, or the number when it has none."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def group_name(number: int) -> str:
-    """Return a group's name, or the number when it has none."""
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
-
-
 def rights(path: Path) -> dict[str, str] | None:
     """Return mode, owner and group; None when there is nothing."""
     try:
-        status = path.lstat()
+        found: dict[str, str] = rights_of(path.lstat())
     except OSError:
         return None
-    return {
-        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-        "owner": owner_name(status.st_uid),
-        "group": group_name(status.st_gid),
-    }
+    return found
 
 
 def unequal(

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from vllm_ansible.cli.options import Inventories, Limit, Log, VaultPasswordFile, refuse_missing
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
 from vllm_ansible.drift import Drift, table
@@ -25,32 +26,21 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    inventory: Annotated[
-        list[Path],
-        typer.Option("--inventory", "-i", help="Inventory directory or file; may be repeated."),
-    ] = [Path("inventories/lab")],  # noqa: B006  # typer reads the default, nobody changes it
-    limit: Annotated[
-        str | None, typer.Option(help="Only these hosts (an Ansible host pattern).")
-    ] = None,
+    inventory: Inventories = [Path("inventories/lab")],  # noqa: B006  # typer reads the default, nobody changes it
+    limit: Limit = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every byte of models and packages: takes minutes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
-    vault_password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of vaulted variables.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="File that receives Ansible's own output.")
-    ] = None,
+    vault_password_file: VaultPasswordFile = None,
+    log: Log = None,
 ) -> None:
     """Say what differs between the plan, what was carried out, and the hosts. Changes nothing.
 
     Exit status: 0 nothing differs, 1 a host could not be looked at, 2 wrong usage, 3 drift.
     """
     errors = Console(stderr=True)
-    for path in inventory:
-        if not path.exists():
-            raise typer.BadParameter(f"{path} does not exist", param_hint="--inventory")
+    refuse_missing(inventory)
     with tempfile.TemporaryDirectory(prefix="vllm-drift-") as folder:
         report = Path(folder) / "drift.json"
         failed: ProvisionError | None = None

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vllm_ansible import paths
+from vllm_ansible.cli.options import Limit, VaultPasswordFile
 from vllm_ansible.data import DataError, project_data
 from vllm_ansible.inventory import Inventory, InventoryError, WebuiHost, facts_file, read_inventory
 from vllm_ansible.plan import HostFacts, HostPlan, PlanError, plan_host
@@ -43,9 +44,7 @@ def main(
     inventory: Annotated[
         Path, typer.Option("--inventory", "-i", help="Inventory directory or file.")
     ] = Path("inventories/lab"),
-    limit: Annotated[
-        str | None, typer.Option(help="Only these hosts (an Ansible host pattern).")
-    ] = None,
+    limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
     facts: Annotated[
         str | None,
@@ -54,9 +53,7 @@ def main(
             "Else: what each host last said, or assumptions, marked as such."
         ),
     ] = None,
-    vault_password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of vaulted variables.")
-    ] = None,
+    vault_password_file: VaultPasswordFile = None,
 ) -> None:
     """Print every decision for every host, with its reason, and what would change.
 

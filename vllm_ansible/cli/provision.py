@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vllm_ansible.cli.options import Inventories, Limit, Log, VaultPasswordFile, refuse_missing
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure, print_summary
 from vllm_ansible.provisioning import ProvisionError, provision
@@ -18,13 +19,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    inventory: Annotated[
-        list[Path],
-        typer.Option("--inventory", "-i", help="Inventory directory or file; may be repeated."),
-    ] = [Path("inventories/lab")],  # noqa: B006  # typer reads the default, nobody changes it
-    limit: Annotated[
-        str | None, typer.Option(help="Only these hosts (an Ansible host pattern).")
-    ] = None,
+    inventory: Inventories = [Path("inventories/lab")],  # noqa: B006  # typer reads the default, nobody changes it
+    limit: Limit = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what would change; change nothing.")
     ] = False,
@@ -38,12 +34,8 @@ def main(
         list[str] | None,
         typer.Option("--extra-vars", "-e", help="NAME=VALUE that wins over the inventory."),
     ] = None,
-    vault_password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of vaulted variables.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="File that receives Ansible's own output.")
-    ] = None,
+    vault_password_file: VaultPasswordFile = None,
+    log: Log = None,
 ) -> None:
     """Turn the hosts of an inventory into vLLM servers and ask each for an answer.
 
@@ -51,9 +43,7 @@ def main(
     plain lines elsewhere. Exit status: 0 done, 1 failed, 2 wrong usage.
     """
     errors = Console(stderr=True)
-    for path in inventory:
-        if not path.exists():
-            raise typer.BadParameter(f"{path} does not exist", param_hint="--inventory")
+    refuse_missing(inventory)
     try:
         with watcher(errors) as on_event:
             result = provision(

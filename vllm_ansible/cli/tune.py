@@ -22,6 +22,7 @@ from vllm_ansible.bench.tune import (
     search_host,
     words_file,
 )
+from vllm_ansible.cli.options import VaultPasswordFile
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
 from vllm_ansible.inventory import InventoryError
@@ -49,9 +50,7 @@ def main(
         ),
     ] = False,
     write: Annotated[bool, typer.Option("--write", help="Write the best into host_vars.")] = False,
-    vault_password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of vaulted variables.")
-    ] = None,
+    vault_password_file: VaultPasswordFile = None,
 ) -> None:
     """Try a few settings of one instance on its own host and print what each gives.
 

@@ -128,7 +128,7 @@ def _amd_kernels(context: Context) -> dict[str, str]:
     pins = context.data.versions.amd_kernels.requirements.get(context.version, [])
     if not pins or not set(context.facts.cpu_flags) >= ZEN:
         return {}
-    known = {**context.data.models, **context.words.models}
+    known = serving.catalogue(context)
     # Seen to answer with models of texts alone.
     if any(known[one.model].kind != "text" for one in context.words.instances):
         return {}

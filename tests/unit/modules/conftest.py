@@ -9,13 +9,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
 import pytest
 
+from tests.standins import engine
 from tests.standins.hubs import Hubs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,3 +133,20 @@ def write_program(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture
+def start_engine() -> Iterator[Callable[..., str]]:
+    """Return a function that starts an engine and returns its address."""
+    servers: list[Any] = []
+
+    def begin(*words: str) -> str:
+        server: Any = engine.make_server(engine.parse(["--port=0", "--model=tiny", *words]))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -15,27 +15,16 @@ from tests.standins import engine
 from tests.unit.modules.conftest import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.unit.modules.conftest import ModuleRunner
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., str]]:
+def start(start_engine: Callable[..., str]) -> Callable[..., str]:
     """Return a function that starts an engine and returns its base URL."""
-    servers: list[Any] = []
-
-    def begin(*words: str) -> str:
-        server: Any = engine.make_server(engine.parse(["--port=0", "--model=tiny", *words]))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}/v1"
-
-    yield begin
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return lambda *words: f"{start_engine(*words)}/v1"
 
 
 def test_every_question_is_asked_and_measured(module: ModuleRunner, start: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,27 +11,10 @@ from tests.standins import engine
 from tests.unit.modules.conftest import ModuleRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., str]]:
-    """Return a function that starts an engine and returns its address."""
-    servers: list[Any] = []
-
-    def begin(*words: str) -> str:
-        server: Any = engine.make_server(engine.parse(["--port=0", "--model=tiny", *words]))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield begin
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture
@@ -54,19 +36,19 @@ def ask(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return asked
 
 
-def test_an_instance_answers(start: Any, ask: Any) -> None:
-    (answer,) = ask(start())
+def test_an_instance_answers(start_engine: Any, ask: Any) -> None:
+    (answer,) = ask(start_engine())
     assert answer["answer"] == engine.ANSWER
     assert (answer["name"], answer["model"], answer["question"]) == ("n0", "tiny", QUESTION)
     assert answer["base_url"].endswith("/v1")
 
 
-def test_nothing_is_asked_without_a_question(start: Any, ask: Any) -> None:
-    assert ask(start(), question="") == []
+def test_nothing_is_asked_without_a_question(start_engine: Any, ask: Any) -> None:
+    assert ask(start_engine(), question="") == []
 
 
-def test_the_key_is_sent_and_never_told(start: Any, ask: Any, tmp_path: Path) -> None:
-    url = start("--api-key=hunter2hunter2")
+def test_the_key_is_sent_and_never_told(start_engine: Any, ask: Any, tmp_path: Path) -> None:
+    url = start_engine("--api-key=hunter2hunter2")
     (refused,) = ask(url)
     assert "status 401" in refused["error"]
     (tmp_path / "key").write_text("hunter2hunter2\n")
@@ -76,22 +58,24 @@ def test_the_key_is_sent_and_never_told(start: Any, ask: Any, tmp_path: Path) ->
     assert "wrong-wrong" not in json.dumps(ask(url))
 
 
-def test_vectors_are_asked_of_an_embedding_model(start: Any, ask: Any) -> None:
-    assert ask(start(), kind="embedding")[0]["answer"] == "a vector of 64 numbers"
+def test_vectors_are_asked_of_an_embedding_model(start_engine: Any, ask: Any) -> None:
+    assert ask(start_engine(), kind="embedding")[0]["answer"] == "a vector of 64 numbers"
 
 
 @pytest.mark.parametrize("flaw", ["nan", "nought"])
-def test_a_vector_that_says_nothing_is_no_answer(start: Any, ask: Any, flaw: str) -> None:
-    assert "answered nothing" in ask(start(f"--vectors={flaw}"), kind="embedding")[0]["error"]
+def test_a_vector_that_says_nothing_is_no_answer(start_engine: Any, ask: Any, flaw: str) -> None:
+    assert (
+        "answered nothing" in ask(start_engine(f"--vectors={flaw}"), kind="embedding")[0]["error"]
+    )
 
 
-def test_each_instance_has_its_own_verdict(start: Any, ask: Any, tmp_path: Path) -> None:
+def test_each_instance_has_its_own_verdict(start_engine: Any, ask: Any, tmp_path: Path) -> None:
     (tmp_path / "hang").touch()
     urls = [
-        start(),
-        start("--refuse=500"),
-        start("--answer="),
-        start(f"--hang-file={tmp_path / 'hang'}"),
+        start_engine(),
+        start_engine("--refuse=500"),
+        start_engine("--answer="),
+        start_engine(f"--hang-file={tmp_path / 'hang'}"),
         "http://127.0.0.1:1",
     ]
     good, refused, empty, stuck, gone = ask(*urls)
