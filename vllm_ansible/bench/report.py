@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from vllm_ansible.bench.verdict import Verdict
+
 Install = Literal["source", "wheel"]
 
 # A site of several servers asks the outside for what a site of one does.
@@ -63,28 +65,6 @@ class Run(_Frozen):
         return sum(count.total for count in self.traffic.values())
 
 
-class Verdict(_Frozen):
-    """One figure and its target.
-
-    Attributes:
-        name: What is measured.
-        value: The figure.
-        target: What it may be at most, or has to be.
-        exact: Whether the target has to be met exactly.
-    """
-
-    name: str
-    value: float
-    target: float
-    exact: bool = False
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def met(self) -> bool:
-        """Whether the figure is within its target."""
-        return self.value == self.target if self.exact else self.value <= self.target
-
-
 class SitesReport(_Frozen):
     """Two sites: one of a single server, to which the others are added, and one made at once.
 
@@ -138,15 +118,17 @@ class SitesReport(_Frozen):
         """The figures that have targets."""
         compiled = 1 if self.install == "source" else 0
         return [
-            Verdict(name="bytes", value=self.bytes_ratio, target=MOST_BYTES),
-            Verdict(name="compilations", value=self.all.compilations, target=compiled, exact=True),
+            Verdict(name="bytes", value=self.bytes_ratio, bound="≤", target=MOST_BYTES),
+            Verdict(name="compilations", value=self.all.compilations, bound="=", target=compiled),
             Verdict(
                 name="compilations, then added",
                 value=self.one.compilations + self.more.compilations,
+                bound="=",
                 target=compiled,
-                exact=True,
             ),
-            Verdict(name="further server", value=self.further_ratio, target=MOST_FURTHER),
+            Verdict(
+                name="further server", value=self.further_ratio, bound="≤", target=MOST_FURTHER
+            ),
         ]
 
     @property

@@ -73,6 +73,8 @@ def _made(cache: Path, progress: Progress, more: Sequence[str]) -> Path:
     """From the lock, with the wheel that the lab's origin serves: the default index has none."""
     from tests.origin.downloads import wheels  # noqa: PLC0415  # part of a checkout
     from tests.origin.engine_wheel import TAG, VERSION, rename  # noqa: PLC0415
+    from tests.origin.errors import OriginError  # noqa: PLC0415
+    from tests.origin.interpreter import find  # noqa: PLC0415
 
     python = project_data().versions.default_python
     lock = LOCKS / f"vllm-{VERSION.split('+')[0]}-cpu-py{python}-default-index.txt"
@@ -86,7 +88,11 @@ def _made(cache: Path, progress: Progress, more: Sequence[str]) -> Path:
     renamed = folder / f"vllm-{VERSION}-{TAG}.whl"
     if not renamed.is_file():
         rename(wheels("engine", cache / "downloads", progress)[0], renamed)
-    _uv("venv", "--python", python, str(prefix))
+    try:
+        interpreter = find(cache)
+    except OriginError as error:
+        raise ServeError(str(error)) from error
+    _uv("venv", "--python", str(interpreter.program), str(prefix))
     _uv(
         "pip", "install", "--python", str(prefix / "bin/python"), "--no-deps",
         "--compile-bytecode", "--find-links", str(folder), "--requirement", str(lock), *more,

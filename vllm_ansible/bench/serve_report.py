@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from vllm_ansible.bench.verdict import Bound, Verdict
+
 Candidate = Literal["defaults", "planned", "llama.cpp"]
 Prompt = Literal["short", "long"]
 
@@ -61,21 +63,6 @@ class Bandwidth(_Frozen):
 
     one: float
     all: float
-
-
-class Verdict(_Frozen):
-    """One ratio and its target, which is a floor or, where `most` says so, a ceiling."""
-
-    name: str
-    value: float
-    target: float
-    most: bool = False
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def met(self) -> bool:
-        """Whether the ratio is within its target."""
-        return self.value <= self.target if self.most else self.value >= self.target
 
 
 class ServeReport(_Frozen):
@@ -151,19 +138,20 @@ class ServeReport(_Frozen):
     @property
     def verdicts(self) -> list[Verdict]:
         """The ratios that have targets."""
-        found = []
+        found: list[Verdict] = []
+
+        def add(name: str, value: float | None, bound: Bound, target: float) -> None:
+            if value is not None:
+                found.append(Verdict(name=name, value=value, bound=bound, target=target))
+
         for prompt, streams in self.loads:
             name = f"{prompt} prompts, {streams} at a time"
-            if (value := self.ratio("defaults", prompt, streams)) is not None:
-                fast = streams in FASTER_AT and prompt == "short"
-                target = FASTER if fast else 1.0
-                found.append(Verdict(name=f"{name}, ÷ defaults", value=value, target=target))
-            value = self.ratio("llama.cpp", prompt, streams)
-            if value is not None and streams == LEVEL_WITH_LLAMA_AT and prompt == "short":
-                found.append(Verdict(name=f"{name}, ÷ llama.cpp", value=value, target=1.0))
-        if self.start_ratio is not None:
-            name = "second start, ÷ defaults"
-            found.append(Verdict(name=name, value=self.start_ratio, target=STARTS_IN, most=True))
+            fast = streams in FASTER_AT and prompt == "short"
+            against = self.ratio("defaults", prompt, streams)
+            add(f"{name}, ÷ defaults", against, "≥", FASTER if fast else 1.0)
+            if streams == LEVEL_WITH_LLAMA_AT and prompt == "short":
+                add(f"{name}, ÷ llama.cpp", self.ratio("llama.cpp", prompt, streams), "≥", 1.0)
+        add("second start, ÷ defaults", self.start_ratio, "≤", STARTS_IN)
         return found
 
     @property

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vllm_ansible.bench.report import Run, SitesReport
 from vllm_ansible.bench.rerun_report import LEAST_FACTOR, RerunReport
+from vllm_ansible.bench.verdict import verdict_table
 from vllm_ansible.cli.bench_serve import serve
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
@@ -168,13 +169,7 @@ def print_sites(console: Console, report: SitesReport) -> None:
     console.print(f"{report.engine}; a mirror host; all servers answered", highlight=False)
     console.print(_figures(report))
     console.print(_stages(report))
-    verdicts = Table("figure", "measured", "target", "", title="Targets", title_justify="left")
-    for one in report.verdicts:
-        target = f"{one.target:g}" if one.exact else f"≤ {one.target:g}"
-        verdicts.add_row(
-            one.name, f"{one.value:g}", target, "[green]met[/]" if one.met else "[red]missed[/]"
-        )
-    console.print(verdicts)
+    console.print(verdict_table(report.verdicts))
 
 
 def _figures(report: SitesReport) -> Table:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ansible.bench.serve_report import Candidate, Prompt, ServeError, ServeReport
+from vllm_ansible.bench.verdict import verdict_table
 from vllm_ansible.paths import CACHE
 
 _MISSED = 3
@@ -99,12 +100,7 @@ def print_serve(console: Console, report: ServeReport) -> None:
     )
     console.print(_loads(report))
     console.print(_costs(report))
-    verdicts = Table("ratio", "measured", "target", "", title="Targets", title_justify="left")
-    for one in report.verdicts:
-        sign = "≤" if one.most else "≥"
-        met = "[green]met[/]" if one.met else "[red]missed[/]"
-        verdicts.add_row(one.name, f"{one.value:g}", f"{sign} {one.target:g}", met)
-    console.print(verdicts)
+    console.print(verdict_table(report.verdicts))
 
 
 def _loads(report: ServeReport) -> Table:
