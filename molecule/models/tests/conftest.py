@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import figure as figure
+from tests.figures import pytest_terminal_summary as pytest_terminal_summary
 from tests.machines import Machines
 from vllm_ansible.bench.traffic import counting, since
 from vllm_ansible.lab import LabSpec
@@ -36,7 +38,6 @@ ENVIRONMENT = {
 LAB = LabSpec.from_inventory(INVENTORY)
 _MACHINES = Machines(INVENTORY)
 address, machine = _MACHINES.address, _MACHINES.host
-_FIGURES = pytest.StashKey[list[str]]()
 
 
 def git(prefix="", repository="models/shards"):
@@ -155,19 +156,3 @@ def wait_until(holds, seconds=20):
     while not holds():
         assert time.monotonic() < until, f"not within {seconds} s"
         time.sleep(0.2)
-
-
-@pytest.fixture
-def figure(request):
-    """Note a figure for the end of the output."""
-
-    def note(text):
-        request.config.stash.setdefault(_FIGURES, []).append(text)
-
-    return note
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """Print the figures."""
-    for text in config.stash.get(_FIGURES, []):
-        terminalreporter.write_line(f"FIGURE {text}")

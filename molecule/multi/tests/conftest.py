@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import figure as figure
+from tests.figures import pytest_terminal_summary as pytest_terminal_summary
 from tests.instances import Instance
 from tests.machines import Machines
 
 INVENTORY = Path(__file__).resolve().parents[1] / "inventory"
 _MACHINES = Machines(INVENTORY)
-_FIGURES = pytest.StashKey[list[str]]()
 
 
 class Vectors(Instance):
@@ -37,18 +38,3 @@ def quiet(chat, vectors):
         one.systemctl("reset-failed")
         one.ready()
     return vectors.processes()
-
-
-@pytest.fixture
-def figure(request):
-    """A function that notes a figure, to be printed at the end."""
-
-    def note(text):
-        request.config.stash.setdefault(_FIGURES, []).append(text)
-
-    return note
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    for text in config.stash.get(_FIGURES, []):
-        terminalreporter.write_line(f"FIGURE {text}")
