@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.figures import figure as figure
-from tests.figures import pytest_terminal_summary as pytest_terminal_summary
+from tests import figures
 from tests.machines import Machines
 from vllm_ansible.bench.traffic import counting, since
 from vllm_ansible.lab import LabSpec
@@ -38,6 +37,7 @@ ENVIRONMENT = {
 LAB = LabSpec.from_inventory(INVENTORY)
 _MACHINES = Machines(INVENTORY)
 address, machine = _MACHINES.address, _MACHINES.host
+figure, pytest_terminal_summary = figures.figure, figures.pytest_terminal_summary
 
 
 def git(prefix="", repository="models/shards"):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.figures import figure as figure
-from tests.figures import pytest_terminal_summary as pytest_terminal_summary
+from tests import figures
 from tests.instances import Instance
 from tests.machines import Machines
 
 INVENTORY = Path(__file__).resolve().parents[1] / "inventory"
 _MACHINES = Machines(INVENTORY)
+figure, pytest_terminal_summary = figures.figure, figures.pytest_terminal_summary
 
 
 class Vectors(Instance):
