@@ -86,7 +86,7 @@ def test_somebody_s_files_in_our_directories_stay(server: Server, bare: set[str]
 def test_a_server_again_and_removed_with_its_models_is_like_a_bare_machine(
     server: Server, bare: set[str]
 ) -> None:
-    # What stayed for somebody's sake was there before the next installation, so it would stay again.
+    # What stayed for somebody's sake would count as there before us, and stay again.
     server.out("rm -rf /etc/vllm /opt/miniconda3 /srv/models /var/lib/vllm /root/.zshrc")
     play("site.yml")
     assert server.answers()
