@@ -17,6 +17,7 @@ from safetensors import TensorSpec, serialize_file
 from typer.testing import CliRunner
 
 from vllm_ansible.bench import serve_models
+from vllm_ansible.bench.serve import Bench, Setting, one_round
 from vllm_ansible.bench.serve_planned import moved, planned
 from vllm_ansible.bench.serve_report import Bandwidth, Load, Round, ServeError, ServeReport
 from vllm_ansible.bench.serve_trial import Cell, Engine, HostError, load
@@ -60,11 +61,11 @@ def verdict(found, name):
     return next(one for one in found.verdicts if one.name.startswith(name))
 
 
-def test_ratios_are_of_medians_over_the_rounds():
+def test_a_ratio_is_the_median_of_those_of_the_turns():
     found = report()
     assert found.ratio("defaults", "short", 1) == 1.25
-    assert found.ratio("defaults", "short", 16) == round(520 / 410, 3)
-    assert found.ratio("llama.cpp", "short", 16) == 1.0
+    assert found.ratio("defaults", "short", 16) == round(540 / 420, 3)
+    assert found.ratio("llama.cpp", "short", 16) == round(540 / 530, 3)
     assert found.met
 
 
@@ -232,6 +233,24 @@ def test_an_engine_is_started_measured_and_stopped_with_all_its_processes(tmp_pa
         assert found.first_ms > 0
     with pytest.raises(HostError, match="does not answer"):
         load(tmp_path / "api.sock", "m", Cell(8, 1, 5), "seed")
+
+
+def test_each_load_is_asked_of_all_engines_before_the_next_one(tmp_path):
+    benches: dict[Any, Bench] = {}
+    for name in ("defaults", "planned"):
+        (tmp_path / name).mkdir()
+        argv = [sys.executable, "-c", SERVER, str(tmp_path / name / "api.sock")]
+        benches[name] = Bench(argv, dict(os.environ), tmp_path / name, {})
+    setting = Setting(
+        model="m", streams=[1, 2], prompts=["short"], rounds=2, turns=2, engine=None, cache=tmp_path
+    )
+    said: list[str] = []
+    found = one_round(setting, benches, 0, said.append)
+    assert [one.streams for one in found["planned"].loads] == [1, 2, 1, 2]
+    assert all(done.start_s > 0 and done.memory_mib > 1 for done in found.values())
+    assert ["defaults" in text and "planned" in text for text in said[2:]] == [True] * 4
+    with pytest.raises(HostError, match="does not answer"):
+        load(tmp_path / "planned" / "api.sock", "m", Cell(8, 1, 5), "seed")
 
 
 def test_an_engine_that_ends_says_its_last_words(tmp_path):

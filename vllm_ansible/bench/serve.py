@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from vllm_ansible.bench.serve_report import (
 from vllm_ansible.bench.serve_trial import Cell, Engine, HostError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vllm_ansible.lab.system import Progress
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 PROMPTS: dict[Prompt, int] = {"short": 32, "long": 512}
 TOKENS = 128
 _SLOTS = 16
+# All are up at a time, so that each has as little as sixteen of these texts need.
+_KV_GIB = 1
 _PATIENCE = 900  # seconds until an engine must be ready
 _NAME = "bench"
 _OFFLINE = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -45,7 +48,8 @@ class Setting:
         model: A name of `serve_models.NAMES`, or a model's directory.
         streams: How many ask at a time.
         prompts: Kinds of prompts.
-        rounds: How often each engine has its turn; two or more.
+        rounds: How often each engine is started; two or more.
+        turns: How often each load has its turn in a round.
         engine: An environment with vLLM; None takes what is there or makes one.
         cache: For models, llama.cpp's server and an environment.
         llama: Whether llama.cpp takes part.
@@ -56,6 +60,7 @@ class Setting:
     streams: Sequence[int]
     prompts: Sequence[Prompt]
     rounds: int
+    turns: int
     engine: Path | None
     cache: Path
     llama: bool = True
@@ -82,14 +87,11 @@ def measure_serve(setting: Setting, progress: Progress) -> ServeReport:
     )
     with tempfile.TemporaryDirectory(prefix="vllm-bench-") as folder:
         benches = _benches(setting, model, environment, Path(folder), progress)
-        planned = benches["planned"]
         rounds: dict[Candidate, list[Round]] = {name: [] for name in benches}
         try:
             for number in range(setting.rounds):
-                for name, bench in benches.items():
-                    done = bench.round(setting, f"{number}")
+                for name, done in one_round(setting, benches, number, progress).items():
                     rounds[name].append(done)
-                    progress(_told(name, number, done))
         except HostError as error:
             raise ServeError(str(error)) from error
         return ServeReport(
@@ -100,7 +102,7 @@ def measure_serve(setting: Setting, progress: Progress) -> ServeReport:
             cores=cores,
             bandwidth=bandwidth,
             rounds=rounds,
-            settings=planned.settings,
+            settings=benches["planned"].settings,
         )
 
 
@@ -120,27 +122,56 @@ class Bench:
         self._argv, self._variables, self._folder = argv, variables, folder
         self.settings = settings
 
-    def round(self, setting: Setting, seed: str) -> Round:
-        """Starts it, loads it, and returns what that took.
-
-        Raises:
-            HostError: It does not start, or does not answer.
-        """
+    def engine(self) -> Engine:
+        """The engine, which runs for as long as a block lasts."""
         log = self._folder / "log.txt"
-        engine: AbstractContextManager[Engine] = Engine(
-            self._argv, self._variables, self._folder / "api.sock", log, _PATIENCE
-        )
-        loads = []
-        with engine as running:
+        return Engine(self._argv, self._variables, self._folder / "api.sock", log, _PATIENCE)
+
+
+def one_round(
+    setting: Setting, benches: Mapping[Candidate, Bench], number: int, progress: Progress
+) -> dict[Candidate, Round]:
+    """Starts one engine after the other, and has each load asked of all of them in turn.
+
+    What else the computer and its neighbours do changes from minute to minute: of two engines
+    that are asked within seconds the ratio is theirs, of two that had their turns apart it is not.
+
+    Args:
+        setting: What is measured.
+        benches: The engines.
+        number: Of the round.
+        progress: Told how far it is.
+
+    Raises:
+        HostError: One does not start, or does not answer.
+    """
+    loads: dict[Candidate, list[Load]] = {name: [] for name in benches}
+    with ExitStack() as up:
+        running = {}
+        for name, bench in benches.items():
+            running[name] = up.enter_context(bench.engine())
+            progress(f"round {number + 1}, {name}: ready after {running[name].seconds:.1f} s")
             # What an engine does at the first question only is not what is compared.
-            load(running.path, _NAME, Cell(8, 2, 8), f"{seed} first")
-            for prompt in setting.prompts:
-                for streams in setting.streams:
-                    cell = Cell(PROMPTS[prompt], streams, TOKENS)
-                    found = load(running.path, _NAME, cell, f"{seed} {prompt} {streams}")
-                    loads.append(Load(prompt=prompt, streams=streams, **_rounded(found)))
-            memory = running.memory_mib()
-        return Round(start_s=round(running.seconds, 1), memory_mib=memory, loads=loads)
+            load(running[name].path, _NAME, Cell(8, 2, 8), f"{number} first")
+        cells = [(prompt, n) for prompt in setting.prompts for n in setting.streams]
+        names = list(running)
+        for turn, (prompt, streams) in product(range(setting.turns), cells):
+            seed = f"{number} {turn} {prompt} {streams}"
+            cell, rates = Cell(PROMPTS[prompt], streams, TOKENS), []
+            for name in names:
+                found = load(running[name].path, _NAME, cell, seed)
+                loads[name].append(Load(prompt=prompt, streams=streams, **_rounded(found)))
+                rates.append(f"{name} {found.tokens_per_s:.1f}")
+            told = ", ".join(sorted(rates))
+            progress(f"round {number + 1}, {prompt} prompts, {streams} at a time: {told} tokens/s")
+            # Whoever is asked first may find the computer in another mood.
+            names = [*names[1:], names[0]]
+        return {
+            name: Round(
+                start_s=round(engine.seconds, 1), memory_mib=engine.memory_mib(), loads=loads[name]
+            )
+            for name, engine in running.items()
+        }
 
 
 def _rounded(found: object) -> dict[str, float]:
@@ -182,8 +213,9 @@ def _defaults(model: Path, environment: serve_engine.Environment, own: Path) -> 
     ]  # fmt: skip
     variables = {
         **_inherited(environment), **_OFFLINE,
-        "VLLM_CPU_KVCACHE_SPACE": "1", "HOME": str(own), "VLLM_CACHE_ROOT": str(own / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"), "XDG_CACHE_HOME": str(own / "xdg"),
+        "VLLM_CPU_KVCACHE_SPACE": str(_KV_GIB), "HOME": str(own),
+        "VLLM_CACHE_ROOT": str(own / "vllm"), "XDG_CACHE_HOME": str(own / "xdg"),
+        "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"),
     }  # fmt: skip
     return Bench(argv, variables, own, {})
 
@@ -194,7 +226,9 @@ def _planned(
     """As the plan has it, in an environment with what the plan adds for this processor."""
     version = bare.version.split("+")[0]
     weights = serve_models.weights_bytes(model)
-    plan = serve_planned.planned(serve_planned.facts(), model, weights, version)
+    plan = serve_planned.planned(
+        serve_planned.facts(), model, weights, version, kv_cache_gib=_KV_GIB
+    )
     more = plan.requirements
     environment = serve_engine.environment(setting.engine, setting.cache, progress, more)
     one = serve_planned.moved(
@@ -227,11 +261,3 @@ def _inherited(environment: serve_engine.Environment) -> dict[str, str]:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((one.partition(":")[2].strip() for one in lines if one.startswith("model n")), "?")
-
-
-def _told(name: str, number: int, done: Round) -> str:
-    loads = ", ".join(f"{one.streams} {one.prompt} {one.tokens_per_s:g}" for one in done.loads)
-    return (
-        f"round {number + 1}, {name}: ready after {done.start_s:g} s, {done.memory_mib} MiB; "
-        f"tokens/s: {loads}"
-    )

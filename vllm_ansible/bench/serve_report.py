@@ -50,7 +50,7 @@ class Round(_Frozen):
     Attributes:
         start_s: Seconds from its start until it says that it is healthy.
         memory_mib: Of all its processes at the end, shared pages counted once.
-        loads: The loads.
+        loads: The loads, each as often as it had its turn.
     """
 
     start_s: float
@@ -88,14 +88,18 @@ class ServeReport(_Frozen):
     rounds: dict[Candidate, list[Round]]
     settings: dict[str, str]
 
-    def median(self, who: Candidate, prompt: Prompt, streams: int, figure: str) -> float | None:
-        """The median over the rounds of a load's figure; None where it was not measured."""
-        found = [
+    def figures(self, who: Candidate, prompt: Prompt, streams: int, figure: str) -> list[float]:
+        """A load's figure each time that it was asked for, in that order."""
+        return [
             getattr(load, figure)
             for one in self.rounds.get(who, [])
             for load in one.loads
             if (load.prompt, load.streams) == (prompt, streams)
         ]
+
+    def median(self, who: Candidate, prompt: Prompt, streams: int, figure: str) -> float | None:
+        """The median of a load's figure; None where it was not measured."""
+        found = self.figures(who, prompt, streams, figure)
         return statistics.median(found) if found else None
 
     def start(self, who: Candidate, *, first: bool) -> float | None:
@@ -116,10 +120,17 @@ class ServeReport(_Frozen):
         return list(dict.fromkeys((load.prompt, load.streams) for r in seen for load in r.loads))
 
     def ratio(self, against: Candidate, prompt: Prompt, streams: int) -> float | None:
-        """Tokens per second as planned, as a multiple of another's."""
-        own = self.median("planned", prompt, streams, "tokens_per_s")
-        other = self.median(against, prompt, streams, "tokens_per_s")
-        return round(own / other, 3) if own and other else None
+        """Tokens per second as planned, as a multiple of another's: the median over the turns.
+
+        Of each turn the two were asked within seconds, so what slowed one slowed the other.
+        """
+        pairs = zip(
+            self.figures("planned", prompt, streams, "tokens_per_s"),
+            self.figures(against, prompt, streams, "tokens_per_s"),
+            strict=False,
+        )
+        found = [own / other for own, other in pairs if other]
+        return round(statistics.median(found), 3) if found else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -36,8 +37,9 @@ def serve(
         str, typer.Option(help="smollm2-135m, qwen2-402m (random numbers), or a directory.")
     ] = "smollm2-135m",
     rounds: Annotated[
-        int, typer.Option(min=2, max=20, help="Turns of each engine; the first has empty caches.")
-    ] = 3,
+        int, typer.Option(min=2, max=20, help="Starts of each engine; the first has empty caches.")
+    ] = 2,
+    turns: Annotated[int, typer.Option(min=1, max=99, help="Turns of each load in a round.")] = 3,
     streams: Annotated[
         list[int] | None, typer.Option(help="Requests at a time; may be said again. [1 4 16]")
     ] = None,
@@ -70,8 +72,10 @@ def serve(
     prompts: list[Prompt] = [one.value for one in prompt or list(PromptKind)]
     setting = Setting(
         model=model, streams=sorted(set(streams or [1, 4, 16])), prompts=prompts, rounds=rounds,
-        engine=engine, cache=cache or _kept(), llama=not without_llama,
+        turns=turns, engine=engine, cache=cache or _kept(), llama=not without_llama,
     )  # fmt: skip
+    # The engines are processes of their own: whoever ends this is to end them.
+    signal.signal(signal.SIGTERM, _ended)
     try:
         report = measure_serve(setting, progress)
     except ServeError as error:
@@ -82,6 +86,10 @@ def serve(
     else:
         print_serve(Console(), report)
     raise typer.Exit(0 if report.met else _MISSED)
+
+
+def _ended(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def print_serve(console: Console, report: ServeReport) -> None:
