@@ -47,7 +47,7 @@ options:
     description: The question of the chats, and the first of the texts that are embedded.
     type: str
     required: false
-    default: What is the capital of France?
+    default: Name the capital of France.
   max_tokens:
     description: Tokens that an answer may have.
     type: int
@@ -414,7 +414,7 @@ def main() -> None:
             "model": {"type": "str", "required": True},
             "kind": {"type": "str", "choices": list(KINDS), "default": "text"},
             "api_key_file": {"type": "path", "no_log": False},
-            "question": {"type": "str", "default": "What is the capital of France?"},
+            "question": {"type": "str", "default": "Name the capital of France."},
             "max_tokens": {"type": "int", "default": 64},
             "brief": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},

@@ -36,13 +36,13 @@ def eventually(condition, timeout_s=30.0):
 def test_the_second_question_is_told_the_first(serve, webui, visitor):
     engine, someone = serve(*webui.ports), visitor()
     someone.visit(webui.address)
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     someone.wait_for("tokens/s")
     someone.ask("How many people live there?")
     eventually(lambda: len(engine.engine.bodies) == 2)
     eventually(lambda: someone.said() == [ANSWER, ANSWER])
     assert engine.engine.bodies[1]["messages"] == [
-        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "user", "content": "Name the capital of France."},
         {"role": "assistant", "content": ANSWER},
         {"role": "user", "content": "How many people live there?"},
     ]
@@ -111,7 +111,7 @@ def test_a_server_that_is_down_is_told_and_the_conversation_goes_on_when_it_is_b
 ):
     engine, someone = serve(*webui.ports), visitor()
     someone.visit(webui.address)
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     someone.wait_for("tokens/s")
     engine.off()
     someone.ask("And of Spain?")
@@ -121,7 +121,7 @@ def test_a_server_that_is_down_is_told_and_the_conversation_goes_on_when_it_is_b
     someone.ask("And of Italy?")
     eventually(lambda: someone.said()[-1] == ANSWER)
     said = [one["content"] for one in again.engine.bodies[0]["messages"]]
-    assert said == ["What is the capital of France?", ANSWER, "And of Italy?"]
+    assert said == ["Name the capital of France.", ANSWER, "And of Italy?"]
 
 
 def test_a_page_that_is_opened_while_the_server_is_down_serves_when_it_is_back(
@@ -132,7 +132,7 @@ def test_a_page_that_is_opened_while_the_server_is_down_serves_when_it_is_back(
     someone.visit(webui.address)
     someone.wait_for("Nobody answers at http://127.0.0.1")
     serve(engine.port)
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     eventually(lambda: ANSWER in someone.said())
 
 
@@ -149,7 +149,7 @@ def test_the_servers_errors_are_sentences(serve, webui, visitor, words, says):
     someone = visitor()
     serve(*webui.ports, *words)
     someone.visit(webui.address)
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     someone.wait_for(says)
     someone.page.wait_for_selector("#ask .submit-button")
 
@@ -205,7 +205,7 @@ def test_it_fits_a_phone(serve, webui, visitor):
     someone = visitor(**PHONE)
     serve(*webui.ports)
     page = someone.visit(webui.address)
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     someone.wait_for("tokens/s")
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 375
@@ -307,7 +307,7 @@ def test_whoever_has_an_account_gets_in_and_nobody_else(serve, run_webui, visito
     page.fill("input[type=password]", PASSWORD)
     page.get_by_role("button", name="Login").click()
     page.wait_for_selector("#ask textarea")
-    someone.ask("What is the capital of France?")
+    someone.ask("Name the capital of France.")
     eventually(lambda: ANSWER in someone.said())
 
 

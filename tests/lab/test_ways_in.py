@@ -13,7 +13,7 @@ pytestmark = pytest.mark.lab
 UNIT = "vllm@smollm2-135m.service"
 URL = "http://10.97.53.11:8000/v1"
 MODEL = ["--model", "smollm2-135m-instruct"]
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
 
 
 def lines(*words):

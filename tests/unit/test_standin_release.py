@@ -77,7 +77,7 @@ def serve(made: Path, tmp_path: Path) -> Iterator[Any]:
         one.process.communicate()
 
 
-QUESTION = {"model": "tiny", "prompt": "What is the capital of France?"}
+QUESTION = {"model": "tiny", "prompt": "Name the capital of France."}
 
 
 @pytest.mark.parametrize("version", standin_release.GOOD)

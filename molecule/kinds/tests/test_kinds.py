@@ -17,7 +17,7 @@ from conftest import MODELS, PORTS, url
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXAMPLES = PROJECT / "scripts" / "examples"
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
 
 
 def png(red, green, blue, side=56):

@@ -6,7 +6,7 @@ import pytest
 from conftest import MODEL, PORT, SERVERS
 
 testinfra_hosts = SERVERS
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_the_service_answers(server):
         headers={"Authorization": f"Bearer {key}"},
         json={
             "model": "smollm2-135m-instruct",
-            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "messages": [{"role": "user", "content": "Name the capital of France."}],
         },
         timeout=60,
     )

@@ -9,7 +9,7 @@ from vllm_webui.api import Api
 from vllm_webui.errors import ChatError, refused
 from vllm_webui.settings import Endpoint
 
-ASKED = [{"role": "user", "content": "What is the capital of France?"}]
+ASKED = [{"role": "user", "content": "Name the capital of France."}]
 KEY = "sk-a-key-of-the-stand-in"
 
 
