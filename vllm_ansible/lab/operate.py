@@ -26,6 +26,7 @@ from vllm_ansible.paths import PROJECT
 _BOOT_SECONDS = 120.0
 # A machine that ran before us and is well answers at once; one that booted just now, soon.
 _ANSWER_SECONDS = 15.0
+_SECOND_LOOK = 0.5  # seconds after the first
 
 
 def up(spec: LabSpec, progress: Progress, limit: Iterable[str] = ()) -> LabReport:
@@ -100,12 +101,11 @@ def status(spec: LabSpec) -> LabReport:
     begun = time.monotonic()
     if problems := preflight.basics():
         raise PreflightError(problems)
-    found = machine.running(spec.state)
-    machines = _chosen(spec, ())
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        reports = tuple(
-            pool.map(lambda one: _look(one, found.get(one.spec.name, Running())), machines)
-        )
+    reports = _look_at_all(spec)
+    if any(one.state == "broken" for one in reports):
+        # Processes and mounts are read while others come and go: what is broken is so twice.
+        time.sleep(_SECOND_LOOK)
+        reports = _look_at_all(spec)
     whole = network.state(spec)
     return LabReport(spec.name, reports, seconds=time.monotonic() - begun, network=whole)
 
@@ -140,6 +140,14 @@ def _chosen(spec: LabSpec, limit: Iterable[str]) -> list[Machine]:
     names = list(limit)
     chosen = [spec.machine(name) for name in names] if names else list(spec.machines)
     return [Machine(spec, one) for one in chosen]
+
+
+def _look_at_all(spec: LabSpec) -> tuple[MachineReport, ...]:
+    found = machine.running(spec.state)
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return tuple(
+            pool.map(lambda one: _look(one, found.get(one.spec.name, Running())), _chosen(spec, ()))
+        )
 
 
 def _look(one: Machine, found: Running) -> MachineReport:
