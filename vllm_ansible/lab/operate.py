@@ -103,7 +103,7 @@ def status(spec: LabSpec) -> LabReport:
         raise PreflightError(problems)
     reports = _look_at_all(spec)
     if any(one.state == "broken" for one in reports):
-        # Processes and mounts are read while others come and go: what is broken is so twice.
+        # Seen once of a machine that was well, why is not known: what is broken is so twice.
         time.sleep(_SECOND_LOOK)
         reports = _look_at_all(spec)
     whole = network.state(spec)
