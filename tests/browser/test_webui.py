@@ -184,6 +184,18 @@ def test_what_is_set_is_what_is_asked(serve, run_webui, visitor):
     assert one.engine.bodies == []
 
 
+def test_a_choice_outlives_a_list_that_comes_late(serve, run_webui, visitor):
+    webui, someone = run_webui(engines=2), visitor()
+    one, _ = (serve(p, "--model", m) for p, m in zip(webui.ports, ("one", "two"), strict=True))
+    page = someone.visit(webui.address)
+    eventually(lambda: page.input_value("#model input") == "one")
+    one.engine.options.list_delay = 1
+    page.click("#model input")
+    page.get_by_role("option", name="two").click()
+    page.wait_for_timeout(4000)
+    assert page.input_value("#model input") == "two"
+
+
 def test_a_new_conversation_knows_nothing_and_an_answer_can_be_had_again(serve, webui, visitor):
     engine, someone = serve(*webui.ports), visitor()
     page = someone.visit(webui.address)

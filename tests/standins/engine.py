@@ -113,6 +113,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json(503 if self.engine.dead() else 200, {})
         elif self.path == "/v1/models":
             if self.allowed():
+                time.sleep(self.engine.options.list_delay)
                 model = {"object": "model", "created": 0, "owned_by": "vllm"}
                 model["max_model_len"] = self.engine.options.max_model_len
                 data = [{"id": name, **model} for name in self.engine.models]
@@ -285,6 +286,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--vectors", choices=[*FLAWED, "fickle"], help="a flaw")
     parser.add_argument("--start-delay", type=float, default=0, help="seconds before it listens")
     parser.add_argument("--starting", type=float, default=0, help="seconds of 503 at first")
+    parser.add_argument("--list-delay", type=float, default=0, help="seconds of a list of models")
     parser.add_argument("--token-delay", type=float, default=0.01, help="seconds per word")
     parser.add_argument("--cut-after", type=int, help="words after which a stream breaks off")
     parser.add_argument("--error-after", type=int, help="words after which a stream says it died")

@@ -88,18 +88,19 @@ class Page:
                 self._model, self._language, self._chat, self._ask, self._again, self._new,
                 self._words, self._status]  # fmt: skip
         sampling = [self._system, self._temperature, self._top_p, self._max_tokens]
+        model = [self._model, self._max_tokens]
         asking = {"concurrency_limit": self._settings.answers, "concurrency_id": "answers"}
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(self.opened, [self._remembered], said, **quiet).then(
             self.listed, [self._model, self._words], [self._model, self._status], **quiet
-        ).then(self.chosen, [self._model], [self._ask, self._max_tokens], **quiet)
+        ).then(self.chosen, model, [self._ask, self._max_tokens], **quiet)
         self._language.input(self.translated, [self._language], said, **quiet).then(
             lambda words: words, [self._words], [self._remembered], **quiet
         )
         self._model.focus(
             self.listed, [self._model, self._words], [self._model, self._status], **quiet
         )
-        self._model.change(self.chosen, [self._model], [self._ask, self._max_tokens], **quiet)
+        self._model.change(self.chosen, model, [self._ask, self._max_tokens], **quiet)
         parts = [self._chat, self._ask, self._status]
         answering = [self._chat, self._model, self._words, *sampling]
         self._ask.submit(
@@ -151,24 +152,26 @@ class Page:
         ]
 
     async def listed(self, chosen: str | None, words: Language) -> tuple[Any, Any]:
-        """The models that can be chosen now, and why there are not more."""
+        """The models that can be chosen now, and why there are not more.
+
+        A choice that stands is not sent back: by now the visitor may have made another.
+        """
         found = await self._api.models()
         self._models = {one.label: one for one in found.models}
         labels = list(self._models)
-        value = chosen if chosen in self._models else next(iter(labels), None)
+        kept = {} if chosen in self._models else {"value": next(iter(labels), None)}
         said = "  \n".join(f"⚠️ {sentence(words, error)}" for error in found.errors)
-        return gr.update(choices=labels, value=value), said or gr.skip()
+        return gr.update(choices=labels, **kept), said or gr.skip()
 
-    def chosen(self, label: str | None) -> tuple[Any, Any]:
-        """What the chosen model can take."""
+    def chosen(self, label: str | None, max_tokens: int) -> tuple[Any, Any]:
+        """What the chosen model can take; a limit that it can is the visitor's own, and stays."""
         model = self._models.get(label or "")
         if model is None:
             return gr.skip(), gr.skip()
         longest = min(model.context or LONGEST, LONGEST)
         sources = ["upload"] if model.endpoint.vision else []
-        return gr.update(sources=sources), gr.update(
-            maximum=longest, value=min(USUAL, longest // 2)
-        )
+        kept = {} if max_tokens <= longest // 2 else {"value": min(USUAL, longest // 2)}
+        return gr.update(sources=sources), gr.update(maximum=longest, **kept)
 
     @staticmethod
     def put(history: list[Any], said: Mapping[str, Any]) -> tuple[Any, Any]:
