@@ -12,7 +12,7 @@ from vllm_ansible.data import Data, project_data
 from vllm_ansible.paths import PROJECT
 from vllm_ansible.plan import HostFacts, PlanError, plan_host
 from vllm_ansible.plan.difference import differences
-from vllm_ansible.plan.engine import ZEN
+from vllm_ansible.plan.kernels import ZEN
 from vllm_ansible.plan.probe import probe_urls
 from vllm_ansible.plan.serving import door_address
 from vllm_ansible.schema import check_host
@@ -148,7 +148,8 @@ ONE_PROCESS = [
     (1, [ONE], "0.31.0", True),
     (2, [ONE], "0.31.0", True),
     (2, [{**ONE, "cores": 1}], "0.31.0", True),
-    (2, [{**ONE, "cores": 2}], "0.31.0", False),
+    (2, [{**ONE, "cores": 2}], "0.31.0", True),
+    (2, [{**ONE, "compile": False, "cores": 2}], "0.31.0", True),
     (3, [ONE], "0.31.0", False),
     (64, [ONE], "0.31.0", False),
     (2, TWO, "0.31.0", False),
@@ -158,7 +159,7 @@ ONE_PROCESS = [
 
 
 @pytest.mark.parametrize(("cores", "instances", "version", "one"), ONE_PROCESS)
-def test_where_one_thread_computes_it_needs_no_worker_to_bind(cores, instances, version, one):
+def test_where_all_cores_compute_there_is_no_worker_to_bind(cores, instances, version, one):
     made = plan(
         facts(cores=cores, memory_mib=32000),
         vllm_instances=instances,
@@ -167,8 +168,18 @@ def test_where_one_thread_computes_it_needs_no_worker_to_bind(cores, instances, 
     variables = made.instances[0].environment
     assert (variables.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == one
     assert ("VLLM_CPU_OMP_THREADS_BIND" in variables) != one
-    assert (variables.get("OMP_NUM_THREADS") == "1") == one
-    assert any("one thread computes" in reason.why for reason in made.reasons) == one
+    threads = min(cores, instances[0].get("cores", cores)) if one else None
+    assert variables.get("OMP_NUM_THREADS") == (str(threads) if one else None)
+    # Threads that do not sleep while they wait stand still where the cores have other work.
+    assert (variables.get("OMP_WAIT_POLICY") == "passive") == (threads == 2)
+    assert any("share a process" in reason.why for reason in made.reasons) == one
+
+
+def test_kernels_that_are_not_compiled_compute_in_one_thread():
+    made = plan(facts(cores=2), vllm_instances=[{**ONE, "compile": False}])
+    variables = made.instances[0].environment
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert "OMP_WAIT_POLICY" not in variables
 
 
 AMD = ["avx2", "avx512f", "sse4a"]
@@ -301,11 +312,37 @@ def test_the_current_version_gets_no_flag_that_it_lost():
     assert config["shutdown-timeout"] == 30
 
 
-@pytest.mark.parametrize(("compiled", "packages"), [(False, False), (True, True)])
-def test_compiling_is_asked_for_and_brings_its_compiler(compiled, packages):
-    made = plan(vllm_instances=[{**ONE, "compile": compiled}])
-    assert ("enforce-eager" not in made.instances[0].config) == compiled
-    assert ("g++" in made.apt) == packages
+COMPILED = [
+    # the instance's words, the kind of its model, the processor, vLLM, whether it compiles
+    ({}, "text", [], "0.31.0", True),
+    ({}, "text", [], "0.11.0", False),
+    ({}, "text", AMD, "0.31.0", False),
+    ({}, "embedding", [], "0.31.0", False),
+    ({}, "vision", [], "0.31.0", False),
+    ({"compile": False}, "text", [], "0.31.0", False),
+    ({"compile": True}, "text", [], "0.11.0", True),
+    ({"compile": True}, "embedding", AMD, "0.31.0", True),
+]
+
+
+@pytest.mark.parametrize(("words", "kind", "processor", "version", "compiled"), COMPILED)
+def test_kernels_are_compiled_where_it_pays_or_is_asked_for(
+    words, kind, processor, version, compiled
+):
+    made = plan(
+        facts(memory_mib=32000, cpu_flags=["avx2", *processor]),
+        vllm_engine={"version": version, "accept_vulnerable": True},
+        vllm_models={"m": {**sized(100)["m"], "kind": kind}},
+        vllm_instances=[{**ONE, "model": "m", **words}],
+    )
+    (instance,) = made.instances
+    assert ("enforce-eager" not in instance.config) == compiled
+    assert ("TORCH_COMPILE_DISABLE" not in instance.environment) == compiled
+    assert ("g++" in made.apt) == compiled
+    spared = instance.environment.get("VLLM_USE_AOT_COMPILE") == "0"
+    assert spared == (compiled and version == "0.31.0")
+    wanted = "a.compile" if compiled else "a.enforce-eager"
+    assert wanted in {reason.subject for reason in made.reasons}
 
 
 def test_arguments_and_environment_of_the_inventory_win():

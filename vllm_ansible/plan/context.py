@@ -12,7 +12,7 @@ from vllm_ansible.plan.sources import resolve, through_mirror
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllm_ansible.data import Data, VllmVersion
+    from vllm_ansible.data import Data, Model, VllmVersion
     from vllm_ansible.plan.facts import HostFacts
     from vllm_ansible.plan.sources import Resolved
     from vllm_ansible.schema import Words
@@ -47,6 +47,11 @@ class Context:
     def known(self) -> VllmVersion:
         """What is known of that version."""
         return self.data.versions.vllm[self.version]
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """All models that instances may name: the project's and the inventory's."""
+        return {**self.data.models, **self.words.models}
 
     @property
     def python(self) -> str:

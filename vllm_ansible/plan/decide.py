@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vllm_ansible.plan import engine, gpu, host, install, serving, trial
+from vllm_ansible.plan import engine, gpu, host, install, kernels, serving, trial
 from vllm_ansible.plan.context import Context
 from vllm_ansible.plan.managed import of_server
 from vllm_ansible.plan.result import (
@@ -23,7 +23,7 @@ from vllm_ansible.plan.site import Site
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllm_ansible.data import Data
+    from vllm_ansible.data import Data, Device
     from vllm_ansible.plan.facts import HostFacts
     from vllm_ansible.plan.result import Miniconda, ModelSnapshot
     from vllm_ansible.schema import Words
@@ -85,6 +85,7 @@ def plan_host(
     host.check_host(context, release, fetched, instances)
     if context.problems:
         raise PlanError(name, context.problems)
+    apt = _apt(context, device)
     plan = HostPlan(
         host=name,
         device=device,
@@ -97,11 +98,11 @@ def plan_host(
         instances=instances,
         gateway=_gateway(context, key_fingerprint),
         keep_releases=words.releases.keep,
-        apt=_apt(words),
+        apt=apt,
         repository=repository_of(context),
         apt_proxy=apt_proxy_of(context),
         needs=needs_of(context, miniconda, models),
-        managed=of_server(release.path, miniconda, instances, words, _apt(words)),
+        managed=of_server(release.path, miniconda, instances, words, apt),
         notices=context.notices,
         reasons=context.reasons,
     )
@@ -112,9 +113,11 @@ def plan_host(
     return plan.model_copy(update={"digest": digest, "receipt": _receipt(plan)})
 
 
-def _apt(words: Words) -> list[str]:
+def _apt(context: Context, device: Device) -> list[str]:
     """Packages of the operating system."""
-    compiler = COMPILER if any(one.compile for one in words.instances) else []
+    words = context.words
+    compiles = any(kernels.compiled(context, device, one) for one in words.instances)
+    compiler = COMPILER if compiles else []
     rotation = ROTATION if words.logs.gateway_access == "json" else []
     return sorted([*APT, *compiler, *rotation])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_ansible.plan import serving
+from vllm_ansible.plan import kernels
 from vllm_ansible.plan.result import Environment, Miniconda, Packages, Release, canonical
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 MINICONDA = "/opt/miniconda3"
 RELEASES = "/opt/vllm/releases"
 # Only AMD's processors have the first, and of those Zen 4 and newer the second.
-ZEN = {"sse4a", "avx512f"}
 # Seconds without a byte. The mirror host fetches a file for one server; the others hear nothing
 # until it is whole, and on a slow line torch takes half an hour.
 HTTP_TIMEOUT, MIRROR_TIMEOUT = 60, 3600
@@ -125,17 +124,12 @@ def choose_packages(
 
 def _amd_kernels(context: Context) -> dict[str, str]:
     """Kernels that vLLM takes on AMD's processors when they are there: names by requirement."""
-    pins = context.data.versions.amd_kernels.requirements.get(context.version, [])
-    if not pins or not set(context.facts.cpu_flags) >= ZEN:
-        return {}
-    known = serving.catalogue(context)
-    # Seen to answer with models of texts alone.
-    if any(known[one.model].kind != "text" for one in context.words.instances):
-        return {}
-    context.because(
-        "kernels", pins[-1],
-        "AMD with AVX512: a step's products in bfloat16 take 0.55 to 0.85 of oneDNN's time",
-    )  # fmt: skip
+    pins = kernels.of_amd(context)
+    if pins:
+        context.because(
+            "kernels", pins[-1],
+            "AMD with AVX512: a step's products in bfloat16 take 0.55 to 0.85 of oneDNN's time",
+        )  # fmt: skip
     return {pin: pin.split("==")[0] for pin in pins}
 
 
@@ -144,7 +138,7 @@ def _wanted(context: Context, device: Device, pins: list[str]) -> list[str]:
 
     On the CPU torchvision is what images are read with, and nothing else asks for it.
     """
-    known = serving.catalogue(context)
+    known = context.models
     if device == "gpu" or any(known[i.model].kind == "vision" for i in context.words.instances):
         return pins
     return [pin for pin in pins if not pin.startswith("torchvision==")]

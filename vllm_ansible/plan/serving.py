@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import gpu, kinds, length, logs, share, threads, unit
+from vllm_ansible.plan import gpu, kernels, kinds, length, logs, share, threads, unit
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
 from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
 
@@ -26,14 +26,9 @@ def size_of(model: ModelSnapshot | None) -> int:
     return -(-(model.size_bytes or 0) // 2**20) if model else 0
 
 
-def catalogue(context: Context) -> dict[str, Model]:
-    """All models that instances may name: the project's and the inventory's."""
-    return {**context.data.models, **context.words.models}
-
-
 def choose_models(context: Context) -> list[ModelSnapshot]:
     """The snapshots that the instances need, each once, by name."""
-    known = catalogue(context)
+    known = context.models
     snapshots = []
     for name in sorted({instance.model for instance in context.words.instances}):
         model = known[name]
@@ -133,7 +128,7 @@ def _parts(
             i.name: _gpu_cache(context, i, shares.get(i.name), sizes[i.model]) for i in instances
         }
         return {i.name: Part(caches[i.name], None, shares.get(i.name)) for i in instances}
-    memory, cores = share.kv_cache(context, catalogue(context), sizes), share.cores(context)
+    memory, cores = share.kv_cache(context, context.models, sizes), share.cores(context)
     return {i.name: Part(memory[i.name], cores[i.name], None) for i in instances}
 
 
@@ -167,7 +162,7 @@ def _instance(
     has_file = context.data.versions.has_config_file(context.version)
     if not has_file:
         _started_with_arguments(context, words)
-    kind = catalogue(context)[words.model].kind
+    kind = context.models[words.model].kind
     return InstancePlan(
         name=words.name,
         unit=f"vllm@{words.name}.service",
@@ -223,17 +218,12 @@ def door_address(listen: list[str]) -> str:
 
 def _arguments(context: Context, device: Device, words: Instance, part: Part) -> dict[str, Any]:
     """The arguments of `vllm serve` that the version has and the instance wants."""
-    model, known = catalogue(context)[words.model], context.data.versions.knows_flag
+    model, known = context.models[words.model], context.data.versions.knows_flag
     config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, part.share)}
     if part.share is not None and part.share.memory_share is not None:
         config["gpu-memory-utilization"] = part.share.memory_share
-    if device == "cpu" and not words.compile:
+    if device == "cpu" and not kernels.compiled(context, device, words):
         config["enforce-eager"] = True
-        context.because(
-            f"{words.name}.enforce-eager", "true",
-            "compile is off: ready after 45 s instead of 100 to 130, at 49 instead of 56 tokens/s "
-            "(SmolLM2-135M, 2 cores), and no compiler on the host",
-        )  # fmt: skip
     config |= length.arguments(context, device, words, model, part.cache_gib)
     config |= kinds.arguments(context, words, model) | logs.arguments(context, words)
     optional: dict[str, Any] = {"shutdown-timeout": 30}
@@ -282,9 +272,7 @@ def _environment(context: Context, device: Device, words: Instance, part: Part) 
     if device == "cpu":
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(part.cache_gib)
         environment |= threads.environment(context, words, str(part.cores))
-        if not words.compile:
-            # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
-            environment["TORCH_COMPILE_DISABLE"] = "1"
+        environment |= kernels.environment(context, words)
     elif part.share is not None and part.share.visible is not None:
         # As nvidia-smi counts; CUDA would count the fastest first.
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -64,7 +64,7 @@ def _least_gib(context: Context, one: InstancePlan) -> int:
     longest = one.config.get("max-model-len")
     said = {"max_model_len": longest if isinstance(longest, int) else None}
     asked = words.model_copy(update=said)
-    return length.needed_gib(asked, serving.catalogue(context)[one.model])
+    return length.needed_gib(asked, context.models[one.model])
 
 
 def _fits_beside(

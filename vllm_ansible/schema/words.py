@@ -159,7 +159,7 @@ class Instance(Word):
     dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = "auto"
     kv_cache_gib: Annotated[int, Field(ge=1, le=4096)] | None = None
     cores: Annotated[int, Field(ge=1, le=4096)] | None = None
-    compile: bool = False
+    compile: bool | None = None
     ready_timeout: Annotated[int, Field(ge=10, le=86400)] = 600
     extra_args: dict[str, Any] = Field(default_factory=dict)
     env: dict[EnvName, Annotated[str, BeforeValidator(_env_value)]] = Field(default_factory=dict)

@@ -1,0 +1,69 @@
+"""Which kernels an engine on the CPU computes with: vLLM's own, AMD's, or such as it compiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_ansible.data import Device
+    from vllm_ansible.plan.context import Context
+    from vllm_ansible.schema import Instance
+
+ZEN = {"avx512f", "sse4a"}
+
+
+def of_amd(context: Context) -> list[str]:
+    """The requirements with which vLLM computes on AMD's processors, where it takes them.
+
+    Args:
+        context: Inputs and findings.
+    """
+    pins = context.data.versions.amd_kernels.requirements.get(context.version, [])
+    known = context.models
+    # Seen to answer with models of texts alone.
+    texts = all(known[one.model].kind == "text" for one in context.words.instances)
+    return pins if texts and set(context.facts.cpu_flags) >= ZEN else []
+
+
+def compiled(context: Context, device: Device, words: Instance) -> bool:
+    """Whether an instance compiles its kernels at its first start.
+
+    Unless the inventory says, it does where that was measured to be worth a compiler on the host
+    and two minutes: models of texts, on vLLM's own kernels.
+
+    Args:
+        context: Inputs and findings.
+        device: What it computes on.
+        words: The instance.
+    """
+    if words.compile is not None or device == "gpu":
+        return bool(words.compile)
+    text = context.models[words.model].kind == "text"
+    return text and context.data.versions.has_one_process(context.version) and not of_amd(context)
+
+
+def environment(context: Context, words: Instance) -> dict[str, str]:
+    """The variables with which an engine on the CPU compiles, or does not.
+
+    Args:
+        context: Inputs and findings.
+        words: The instance.
+    """
+    if not compiled(context, "cpu", words):
+        context.because(
+            f"{words.name}.enforce-eager", "true",
+            "nothing is compiled: ready in a fifth of the time, 0.6 to 0.8 of the tokens/s, and "
+            "no compiler on the host",
+        )  # fmt: skip
+        # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
+        return {"TORCH_COMPILE_DISABLE": "1"}
+    context.because(
+        f"{words.name}.compile", "true",
+        "1.2 to 1.6 times the tokens/s; the first start takes two minutes more"
+        ", later ones some 20 s",
+    )  # fmt: skip
+    if not context.data.versions.has_one_process(context.version):
+        return {}
+    # What it keeps of the whole model it cannot load again on the CPU ("'function' object has no
+    # attribute 'finalize_loading'", 0.31.0): it would be compiled at each start.
+    return {"VLLM_USE_AOT_COMPILE": "0"}
