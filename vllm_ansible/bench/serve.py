@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ def measure_serve(setting: Setting, progress: Progress) -> ServeReport:
     Raises:
         ServeError: Something that it needs cannot be had.
     """
+    if shutil.which("g++") is None:
+        raise ServeError("vLLM compiles kernels with g++, which is not here: apt-get install g++")
     setting.cache.mkdir(parents=True, exist_ok=True)
     model = serve_models.model(setting.model, setting.cache, progress)
     environment = serve_engine.environment(setting.engine, setting.cache, progress)
