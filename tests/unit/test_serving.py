@@ -78,8 +78,8 @@ JSON_IMAGES = '--limit-mm-per-prompt {"image": 4, "video": 0} --allowed-media-do
 COMMANDS = [
     ("text on a CPU", "0.6.3.post1", f"{QWEN} {OLD} {EAGER} {ONE_PROCESS}"),
     ("text on a CPU", "0.11.0", f"{QWEN} {V11} {EAGER} {ONE_PROCESS}"),
-    ("text on a CPU", "0.31.0", f"{QWEN} {NEW} {EAGER}"),
-    ("text on a CPU", "0.32.0", f"{QWEN} {NEW} {EAGER}"),
+    ("text on a CPU", "0.31.0", f"{QWEN} {NEW} --dtype auto"),
+    ("text on a CPU", "0.32.0", f"{QWEN} {NEW} --dtype auto"),
     ("text on two GPUs", "0.5.0.post1", f"{TWO} {OLD}"),
     ("text on two GPUs", "0.6.3.post1", f"{TWO} {OLD}"),
     ("text on two GPUs", "0.11.0", f"{TWO} {V11}"),

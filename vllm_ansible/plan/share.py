@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_ansible.plan import length
+from vllm_ansible.plan import length, threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,14 +75,8 @@ def cores(context: Context) -> dict[str, str]:
     open_ones = [one for one in instances if one.cores is None]
     said = sum(one.cores or 0 for one in instances)
     if len(instances) == 1 and open_ones:
-        return {
-            instances[0].name: _bound(
-                context,
-                instances[0],
-                "auto",
-                "alone on the host: vLLM's own choice measured fastest",
-            )
-        }
+        (one,) = instances
+        return {one.name: _bound(context, one, "auto", "alone on the host: vLLM's own choice")}
     if said > 0 and said + len(open_ones) > count:
         asked = ", ".join(f"{i.name} {i.cores or 'at least 1'}" for i in instances)
         context.problems.append(
@@ -110,5 +104,6 @@ def cores(context: Context) -> dict[str, str]:
 
 
 def _bound(context: Context, one: Instance, value: str, why: str) -> str:
-    context.because(f"{one.name}.VLLM_CPU_OMP_THREADS_BIND", value, why)
+    if not threads.one_process(context, one):
+        context.because(f"{one.name}.VLLM_CPU_OMP_THREADS_BIND", value, why)
     return value

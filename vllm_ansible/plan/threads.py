@@ -26,7 +26,7 @@ def environment(context: Context, words: Instance, bound: str) -> dict[str, str]
         words: The instance.
         bound: Its cores, as VLLM_CPU_OMP_THREADS_BIND has them.
     """
-    if not _one_process(context, words):
+    if not one_process(context, words):
         return {"VLLM_CPU_OMP_THREADS_BIND": bound}
     context.because(
         f"{words.name}.VLLM_ENABLE_V1_MULTIPROCESSING", "0",
@@ -52,8 +52,13 @@ def _threads(context: Context, words: Instance) -> int:
     return context.facts.cores if many else 1
 
 
-def _one_process(context: Context, words: Instance) -> bool:
-    """Whether a worker of its own would be for nothing."""
+def one_process(context: Context, words: Instance) -> bool:
+    """Whether a worker of its own would be for nothing.
+
+    Args:
+        context: Inputs and findings.
+        words: The instance.
+    """
     few = context.facts.cores <= FEW_CORES
     alone = len(context.words.instances) == 1
     said = gpu.arguments(words)
