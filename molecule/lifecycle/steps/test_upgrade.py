@@ -33,6 +33,12 @@ def test_a_new_release_is_tried_beside_the_old_one_and_then_switched_to(server: 
         assert (server.running(name), server.answers(name)) == ("0.31.0", server.answers("tiny"))
     assert server.release() == "0.31.0"
     assert server.litter() == []
+    # What the trial compiled was found by the instance.
+    for name in ("tiny", "other"):
+        kernels = f"/var/cache/vllm/{name}/inductor"
+        assert server.out(f"cat {kernels}/kernel-0.30.0") == f"/run/vllm/{name}/api.sock"
+        assert server.out(f"cat {kernels}/kernel-0.31.0") == f"/run/vllm/{name}.trial/api.sock"
+        assert server.out(f"stat -c %U {kernels}/kernel-0.31.0") == "vllm"
     # Each was away for its own restart and for nothing else, though the run took far longer.
     for asker in (tiny, other):
         assert asker.good > 100

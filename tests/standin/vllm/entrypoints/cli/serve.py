@@ -4,6 +4,8 @@ What it does beside answering comes, in this order, from the release (a broken o
 STANDIN_ENGINE and the file `standin-engine` in the working directory: words of the stand-in
 engine's own command line, `python -m vllm.standin_engine --help`. It is ill once there is a file
 `ill` in that directory, and answers no question once there is a file `hang`; a start cures both.
+Its one kernel lies in TORCHINDUCTOR_CACHE_DIR and says by whom it was compiled: the first who was
+started without it.
 """
 
 import os
@@ -11,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vllm import standin_engine
+from vllm import __version__, standin_engine
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.fault import FAULT
 from vllm.usage.usage_lib import UsageContext
@@ -23,6 +25,15 @@ FAULTS = {
     "empty": ["--answer", ""],
 }
 HERE = Path("standin-engine")
+
+
+def compile_kernel(who):
+    """Leave what an engine leaves at its first start."""
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        kernel = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / f"kernel-{__version__}"
+        kernel.parent.mkdir(parents=True, exist_ok=True)
+        if not kernel.is_file():
+            kernel.write_text(who, encoding="utf-8")
 
 
 class ServeSubcommand:
@@ -48,5 +59,6 @@ class ServeSubcommand:
         words += FAULTS.get(FAULT, [])
         words += shlex.split(os.environ.get("STANDIN_ENGINE", ""))
         words += shlex.split(HERE.read_text(encoding="utf-8")) if HERE.is_file() else []
+        compile_kernel(str(options.get("uds")))
         sys.argv = [sys.argv[0], *words]
         standin_engine.main()
