@@ -36,9 +36,9 @@ def test_a_new_release_is_tried_beside_the_old_one_and_then_switched_to(server: 
     # What the trial compiled was found by the instance.
     for name in ("tiny", "other"):
         kernels = f"/var/cache/vllm/{name}/inductor"
-        assert server.out(f"cat {kernels}/kernel-0.30.0") == f"/run/vllm/{name}/api.sock"
-        assert server.out(f"cat {kernels}/kernel-0.31.0") == f"/run/vllm/{name}.trial/api.sock"
-        assert server.out(f"stat -c %U {kernels}/kernel-0.31.0") == "vllm"
+        assert server.out(f"cat {kernels}/kernel-0.30.0+cpu") == f"/run/vllm/{name}/api.sock"
+        assert server.out(f"cat {kernels}/kernel-0.31.0+cpu") == f"/run/vllm/{name}.trial/api.sock"
+        assert server.out(f"stat -c %U {kernels}/kernel-0.31.0+cpu") == "vllm"
     # Each was away for its own restart and for nothing else, though the run took far longer.
     for asker in (tiny, other):
         assert asker.good > 100
