@@ -59,7 +59,7 @@ def environment(context: Context, words: Instance) -> dict[str, str]:
         return {"TORCH_COMPILE_DISABLE": "1"}
     context.because(
         f"{words.name}.compile", "true",
-        "1.2 to 1.6 times the tokens/s; the first start takes two minutes more"
+        "1.0 to 1.5 times the defaults' tokens/s; the first start takes two minutes more"
         ", later ones some 20 s",
     )  # fmt: skip
     if not context.data.versions.has_one_process(context.version):
