@@ -42,6 +42,28 @@ def compiled(context: Context, device: Device, words: Instance) -> bool:
     return text and context.data.versions.has_one_process(context.version) and not of_amd(context)
 
 
+def arguments(context: Context, words: Instance) -> dict[str, bool]:
+    """The argument that keeps an engine on the CPU from compiling, where it shall not.
+
+    Args:
+        context: Inputs and findings.
+        words: The instance.
+    """
+    if compiled(context, "cpu", words):
+        context.because(
+            f"{words.name}.compile", "true",
+            "1.0 to 1.5 times the defaults' tokens/s; the first start takes two minutes more"
+            ", later ones some 20 s",
+        )  # fmt: skip
+        return {}
+    context.because(
+        f"{words.name}.enforce-eager", "true",
+        "nothing is compiled: ready in a fifth of the time, 0.6 to 0.8 of the tokens/s, and "
+        "no compiler on the host",
+    )  # fmt: skip
+    return {"enforce-eager": True}
+
+
 def environment(context: Context, words: Instance) -> dict[str, str]:
     """The variables with which an engine on the CPU compiles, or does not.
 
@@ -50,18 +72,8 @@ def environment(context: Context, words: Instance) -> dict[str, str]:
         words: The instance.
     """
     if not compiled(context, "cpu", words):
-        context.because(
-            f"{words.name}.enforce-eager", "true",
-            "nothing is compiled: ready in a fifth of the time, 0.6 to 0.8 of the tokens/s, and "
-            "no compiler on the host",
-        )  # fmt: skip
         # The sampler compiles under --enforce-eager too; without a compiler the engine dies.
         return {"TORCH_COMPILE_DISABLE": "1"}
-    context.because(
-        f"{words.name}.compile", "true",
-        "1.0 to 1.5 times the defaults' tokens/s; the first start takes two minutes more"
-        ", later ones some 20 s",
-    )  # fmt: skip
     if not context.data.versions.has_one_process(context.version):
         return {}
     # What it keeps of the whole model it cannot load again on the CPU ("'function' object has no

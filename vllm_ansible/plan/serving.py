@@ -222,8 +222,8 @@ def _arguments(context: Context, device: Device, words: Instance, part: Part) ->
     config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, part.share)}
     if part.share is not None and part.share.memory_share is not None:
         config["gpu-memory-utilization"] = part.share.memory_share
-    if device == "cpu" and not kernels.compiled(context, device, words):
-        config["enforce-eager"] = True
+    if device == "cpu":
+        config |= kernels.arguments(context, words)
     config |= length.arguments(context, device, words, model, part.cache_gib)
     config |= kinds.arguments(context, words, model) | logs.arguments(context, words)
     optional: dict[str, Any] = {"shutdown-timeout": 30}

@@ -46,10 +46,12 @@ def _threads(context: Context, words: Instance) -> int:
     """How many compute in one process; measured to pay with compiled kernels."""
     if words.cores is not None:
         return min(words.cores, context.facts.cores)
-    many = kernels.compiled(context, "cpu", words)
-    why = "compiled kernels use all cores" if many else "kernels that are not compiled use one core"
-    context.because(f"{words.name}.OMP_NUM_THREADS", context.facts.cores if many else 1, why)
-    return context.facts.cores if many else 1
+    if kernels.compiled(context, "cpu", words):
+        count, why = context.facts.cores, "compiled kernels use all cores"
+    else:
+        count, why = 1, "kernels that are not compiled use one core"
+    context.because(f"{words.name}.OMP_NUM_THREADS", count, why)
+    return count
 
 
 def one_process(context: Context, words: Instance) -> bool:

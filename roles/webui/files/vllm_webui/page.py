@@ -159,9 +159,9 @@ class Page:
         found = await self._api.models()
         self._models = {one.label: one for one in found.models}
         labels = list(self._models)
-        kept = {} if chosen in self._models else {"value": next(iter(labels), None)}
+        instead = {} if chosen in self._models else {"value": next(iter(labels), None)}
         said = "  \n".join(f"⚠️ {sentence(words, error)}" for error in found.errors)
-        return gr.update(choices=labels, **kept), said or gr.skip()
+        return gr.update(choices=labels, **instead), said or gr.skip()
 
     def chosen(self, label: str | None, max_tokens: int) -> tuple[Any, Any]:
         """What the chosen model can take; a limit that it can is the visitor's own, and stays."""
@@ -170,8 +170,8 @@ class Page:
             return gr.skip(), gr.skip()
         longest = min(model.context or LONGEST, LONGEST)
         sources = ["upload"] if model.endpoint.vision else []
-        kept = {} if max_tokens <= longest // 2 else {"value": min(USUAL, longest // 2)}
-        return gr.update(sources=sources), gr.update(maximum=longest, **kept)
+        instead = {} if max_tokens <= longest // 2 else {"value": min(USUAL, longest // 2)}
+        return gr.update(sources=sources), gr.update(maximum=longest, **instead)
 
     @staticmethod
     def put(history: list[Any], said: Mapping[str, Any]) -> tuple[Any, Any]:
