@@ -63,7 +63,7 @@ def asked(tmp_path, request):
     process, port = started(tmp_path, request.param)
     try:
         for headers in ({"Authorization": f"Bearer {KEY}"}, {}):
-            link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             link.request("POST", f"/v1/chat/completions?key={KEY}", QUESTION, headers)
             link.getresponse().read()
             link.close()
@@ -71,7 +71,7 @@ def asked(tmp_path, request):
         time.sleep(0.2)
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     names = [name for name in ("access.json", "plain.log") if (tmp_path / name).exists()]
     return {name: (tmp_path / name).read_text("utf-8") for name in names}
 

@@ -168,7 +168,7 @@ class Mirror:
             self.process = None
 
     def get(self, path, method="GET", **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         words = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=words)
         answer = connection.getresponse()

@@ -235,7 +235,7 @@ def bad_mirror(tmp_path: Path) -> Iterator[tuple[bytes, HTTPConnection]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        connection = HTTPConnection("127.0.0.1", port, timeout=1)
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
         yield content, connection
         connection.close()
         process.kill()

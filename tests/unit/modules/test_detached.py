@@ -140,7 +140,7 @@ def test_work_that_nobody_waits_for_ends(worker):
     worker.step("start")
     [job] = worker.jobs.iterdir()
     (job / "seen").write_text(str(time.monotonic() - 10_000))
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while worker.program_runs() and time.monotonic() < until:
         time.sleep(0.1)
     assert not worker.program_runs()

