@@ -1,7 +1,7 @@
 """What is run before anything that serves is touched: an instance under another name. Pure.
 
-Its configuration is proved loadable by its version's own code, and where memory allows a second
-engine beside those that run, a new release is also started and asked one question.
+Where memory allows a second engine beside those that run, what is next is started and asked one
+question; elsewhere its configuration is proved loadable by its version's own code.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _fits_beside(
     gib: int,
 ) -> tuple[bool, str]:
     """Whether a second engine fits beside all that serve, and why."""
-    only = "a new release's configuration is proved, and the release itself when it is switched to"
+    only = "a change is loaded as a configuration, and starts in the place of the one that serves"
     if not context.words.releases.trial:
         return False, f"vllm_releases.trial is off: {only}"
     if release.device == "gpu":
@@ -94,7 +94,7 @@ def _fits_beside(
     )
     if total - taken < needed:
         return False, f"{figures}: {only}"
-    return True, f"{figures}: a new release is started and asked before it is switched to"
+    return True, f"{figures}: a change is started and asked beside the one that serves"
 
 
 def _renamed(

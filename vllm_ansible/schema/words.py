@@ -301,7 +301,7 @@ class Downloads(Word):
 
 
 class Releases(Word):
-    """What is kept to go back to, and whether a new release is tried beside the one that serves."""
+    """What is kept to go back to, and whether a change is tried beside the one that serves."""
 
     keep: Annotated[int, Field(ge=2, le=20)] = 2
     trial: bool = True

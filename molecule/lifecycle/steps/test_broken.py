@@ -17,6 +17,8 @@ BROKEN = [
     ("answers with an error", version("0.31.95"), "status 500", False),
     ("a word that only the engine refuses",
      [*version("0.31.0"), "-e", json.dumps(REFUSED)], "did not pass", False),
+    ("the same where nothing is tried, by the configuration's proof",
+     [*version("0.31.0"), "-e", json.dumps(REFUSED), *UNTRIED], "did not pass", False),
     ("not tried beside the old one, and answers with an error",
      [*version("0.31.95"), *UNTRIED], "status 500", True),
 ]  # fmt: skip

@@ -29,7 +29,7 @@ def test_a_new_release_is_tried_beside_the_old_one_and_then_switched_to(server: 
     assert "cpu1: 0.30.0-cpu-" in text
     assert " -> 0.31.0-cpu-" in text
     for name in ("tiny", "other"):
-        assert f"The next release answers beside the one that serves: {name}" in text
+        assert f"What is next answers beside what serves: {name}" in text
         assert (server.running(name), server.answers(name)) == ("0.31.0", server.answers("tiny"))
     assert server.release() == "0.31.0"
     assert server.litter() == []
@@ -52,7 +52,7 @@ def test_a_word_of_one_instance_restarts_that_one_alone(server: Server) -> None:
         text = play("site.yml", *version("0.31.0"), "-e", "standin_engine='--token-delay 0.02'")
     assert server.process("other") == before
     assert other.bad == []
-    assert "A double of it is in place: tiny" in text
+    assert "What is next answers beside what serves: tiny" in text
     assert "A double of it is in place: other" not in text
     assert server.litter() == []
     assert len(server.out("ls /var/lib/vllm/generations").split()) == 3
