@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -50,6 +51,20 @@ def exposure(host: Any, unit: str) -> tuple[float, str]:
     *table, overall = host.check_output(command).splitlines()
     figure = next(word for word in overall.split() if word.replace(".", "").isdigit())
     return float(figure), "\n".join(line.strip() for line in table if "✗" in line)
+
+
+def running_release(host: Any, unit: str) -> str:
+    """The version of vLLM that a unit's process runs.
+
+    Args:
+        host: The machine, as testinfra's host.
+        unit: The unit.
+    """
+    pid = host.check_output(f"systemctl show --value --property=MainPID {unit}")
+    path = host.check_output(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
+    found = re.search(r"/opt/vllm/releases/([^-/]+)-", path)
+    assert found, path
+    return found.group(1)
 
 
 class Instance:
@@ -101,6 +116,10 @@ class Instance:
         (pid,) = [pid for (pid, _), args in self.processes().items() if part in args]
         return pid
 
+    def release(self) -> str:
+        """The version of vLLM that its process runs."""
+        return running_release(self.host, self.unit)
+
     def health(self) -> int:
         """The status that the door says of it; 0 for no answer."""
         try:
@@ -111,6 +130,14 @@ class Instance:
     def ready(self, seconds: float = BACK) -> None:
         """Wait until it answers."""
         wait_for(lambda: self.health() == httpx.codes.OK, seconds)
+
+    def asked(self, model: str | None = None) -> Asker:
+        """Somebody who asks it again and again.
+
+        Args:
+            model: The name that is asked; else the instance's.
+        """
+        return Asker(self.client, model or self.model)
 
     def ask(self) -> httpx.Response:
         """Ask it for a few words."""
@@ -155,25 +182,84 @@ class Answer(threading.Thread):
         return f"{self.pieces} pieces, finish {self.finish}, last {self.last!r}, {self.error}"
 
 
-def provision(
-    inventory: Path, *more: str, variables: Mapping[str, Any] | None = None, **environment: str
+class Asker:
+    """Somebody who asks an instance again and again, and counts; while a `with` block runs.
+
+    Attributes:
+        good: How many answers came.
+        bad: What came instead of one, each time.
+        outages: Seconds of each series of those, from the first question that had no answer to
+            the next that had one.
+    """
+
+    def __init__(self, client: httpx.Client, model: str) -> None:
+        self.good, self.bad, self.outages = 0, list[str](), list[float]()
+        self._client, self._model = client, model
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        body = {"model": self._model, "max_tokens": 2,
+                "messages": [{"role": "user", "content": "Hello"}]}  # fmt: skip
+        away: float | None = None
+        with self._client as client:
+            while not self._end.is_set():
+                began = time.monotonic()
+                try:
+                    answer = client.post("/v1/chat/completions", json=body)
+                    reason = "" if answer.status_code == httpx.codes.OK else str(answer.status_code)
+                except httpx.HTTPError as error:
+                    reason = type(error).__name__
+                if reason:
+                    self.bad.append(reason)
+                    away = began if away is None else away
+                else:
+                    self.good += 1
+                    if away is not None:
+                        self.outages.append(time.monotonic() - away)
+                        away = None
+                time.sleep(0.05)
+        if away is not None:
+            self.outages.append(time.monotonic() - away)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def play(
+    playbook: str,
+    inventory: Path,
+    *more: str,
+    variables: Mapping[str, Any] | None = None,
+    fails: bool = False,
+    **environment: str,
 ) -> str:
-    """Run the whole chain, as an operator does; return its output.
+    """Run a playbook as an operator does; return its output.
 
     Args:
+        playbook: Its file, from the project's directory.
         inventory: The inventory.
         more: More arguments of `ansible-playbook`.
         variables: Variables that win over the inventory's.
+        fails: Whether it must fail.
         environment: Variables of the environment besides.
+
+    Raises:
+        AssertionError: It did not end as it must.
     """
     # Molecule's own configuration does not hold for a run of ours.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MOLECULE_"))}
     ours = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "PYTHONPATH": str(PROJECT)}
     extra = [f"--extra-vars={json.dumps(variables)}"] if variables else []
     done = subprocess.run(
-        ["ansible-playbook", "site.yml", f"--inventory={inventory}", *extra, *more],
+        ["ansible-playbook", playbook, f"--inventory={inventory}", *extra, *more],
         cwd=PROJECT, env={**kept, **ours, **environment}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+        stderr=subprocess.STDOUT, text=True, timeout=1800, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert (done.returncode != 0) == fails, done.stdout[-6000:]
     return done.stdout

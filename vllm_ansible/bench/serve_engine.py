@@ -71,24 +71,23 @@ def read_bandwidth(one: Environment, threads: int) -> float:
 
 def _made(cache: Path, progress: Progress, more: Sequence[str]) -> Path:
     """From the lock, with the wheel that the lab's origin serves: the default index has none."""
-    from tests.origin.downloads import wheels  # noqa: PLC0415  # part of a checkout
-    from tests.origin.engine_wheel import TAG, VERSION, rename  # noqa: PLC0415
+    from tests.origin.downloads import pinned, wheels  # noqa: PLC0415  # part of a checkout
+    from tests.origin.engine_wheel import rename  # noqa: PLC0415
     from tests.origin.errors import OriginError  # noqa: PLC0415
     from tests.origin.interpreter import find  # noqa: PLC0415
 
     python = project_data().versions.default_python
-    lock = LOCKS / f"vllm-{VERSION.split('+')[0]}-cpu-py{python}-default-index.txt"
-    prefix = cache / "-".join(["engine", VERSION, *more])
+    version = next(iter(pinned("engine"))).partition("==")[2]
+    lock = LOCKS / f"vllm-{version}-cpu-py{python}-default-index.txt"
+    prefix = cache / "-".join(["engine", f"{version}+cpu", *more])
     if (prefix / ".complete").is_file():
         return prefix
     progress(f"an environment is made from {lock.name} in {prefix} (6 GB)")
     shutil.rmtree(prefix, ignore_errors=True)
     folder = cache / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
-    renamed = folder / f"vllm-{VERSION}-{TAG}.whl"
-    if not renamed.is_file():
-        rename(wheels("engine", cache / "downloads", progress)[0], renamed)
     try:
+        rename(wheels("engine", cache / "downloads", progress)[0], folder)
         interpreter = find(cache)
     except OriginError as error:
         raise ServeError(str(error)) from error

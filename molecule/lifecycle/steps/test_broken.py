@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Asker, Server, play, version
+from conftest import Server, play, version
 
 WORDS = ["-e", "standin_engine='--token-delay 0.02'"]
 REFUSED = {"life_extra_args": {"speculative-config": {"refuse": True}}}
@@ -30,7 +30,7 @@ def test_the_old_one_serves_on(
 ) -> None:
     before = server.receipt()
     processes = server.process("tiny"), server.process("other")
-    with Asker(server, "tiny") as tiny, Asker(server, "other") as other:
+    with server.asked("tiny") as tiny, server.asked("other") as other:
         text = play("playbooks/upgrade.yml", *WORDS, *words, fails=True)
     assert says in text, what
     assert "Nothing was lost: the host serves 0.31.0-cpu-" in text
@@ -54,7 +54,7 @@ def test_an_instance_that_cannot_start_does_not_stay_nor_touch_the_others(server
         for name, port, engine in (("tiny", 8000, "--token-delay 0.02"), ("other", 8001, ""),
                                    ("third", 8002, "--exit-after 0.1"))
     ]  # fmt: skip
-    with Asker(server, "other") as other:
+    with server.asked("other") as other:
         said = play(
             "site.yml", *version("0.31.0"), "-e", json.dumps({"vllm_instances": instances}),
             fails=True,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from typing import TYPE_CHECKING
 
-from conftest import Asker, Server, play, version
+from conftest import Server, play, version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORDS = ["-e", "standin_engine='--token-delay 0.02'"]
 
@@ -27,20 +30,19 @@ def test_it_is_listed_what_is_kept(server: Server) -> None:
     assert "0.30.0-cpu-" in text
 
 
-def test_to_a_release_by_its_version_without_the_origin(server: Server) -> None:
+def test_to_a_release_by_its_version_without_the_origin(
+    server: Server, figure: Callable[[str], None]
+) -> None:
     was = server.receipt()["plan_digest"]
-    began = time.monotonic()
-    with Asker(server, "tiny") as tiny:
+    with server.asked("tiny") as tiny:
         rollback("-e", "rollback_to=0.30.0")
-    seconds = time.monotonic() - began
     assert (server.release(), server.running("tiny")) == ("0.30.0", "0.30.0")
     assert server.answers("tiny") == server.answers("other")
     receipt = server.receipt()
     assert receipt["content"]["release"]["version"] == "0.30.0"
     assert receipt["plan_digest"] != was
-    assert seconds < 60
-    assert tiny.gap < 8
-    print(f"back in {seconds:.1f} s, away for {tiny.gap:.1f} s")  # noqa: T201
+    assert len(tiny.outages) == 1, tiny.bad
+    figure(f"rolled back; tiny was away for {tiny.outages[0]:.1f} s")
 
 
 def test_back_from_going_back(server: Server) -> None:

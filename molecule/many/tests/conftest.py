@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from tests.instances import Instance, provision
+from tests.instances import Instance, play
 from tests.machines import Machines
 from vllm_ansible.lab import LabSpec
 from vllm_ansible.lab.machine import Machine
@@ -74,7 +74,7 @@ class Run:
         said = self.words if instances is None else {**self.words, "vllm_instances": instances}
         file.write_text(yaml.safe_dump(said))
         extra = [f"--extra-vars=@{file}", f"--vault-password-file={self.folder / 'password'}"]
-        output = provision(INVENTORY, *extra, *more, VLLM_ANSIBLE_LOCKS=LOCKS)
+        output = play("site.yml", INVENTORY, *extra, *more, VLLM_ANSIBLE_LOCKS=LOCKS)
         self.outputs.append(output)
 
 

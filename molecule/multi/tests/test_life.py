@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import INVENTORY
 
-from tests.instances import MOST_EXPOSED, Answer, exposure, provision, wait_for
+from tests.instances import MOST_EXPOSED, Answer, exposure, play, wait_for
 
 # What is killed: the API server, the engine's core, its worker.
 PROCESSES = ["vllm serve", "VLLM::EngineCore", "VLLM::Worker"]
@@ -127,7 +127,9 @@ def words():
 def test_one_that_changes_is_restarted_alone(chat, vectors, quiet):
     before = chat.processes()
     one, other = words()
-    provision(INVENTORY, variables={"vllm_instances": [{**one, "max_model_len": 1024}, other]})
+    play(
+        "site.yml", INVENTORY, variables={"vllm_instances": [{**one, "max_model_len": 1024}, other]}
+    )
     assert not set(chat.processes()) & set(before)
     assert vectors.processes() == quiet
     (model,) = chat.client.get("/v1/models").json()["data"]
@@ -136,7 +138,7 @@ def test_one_that_changes_is_restarted_alone(chat, vectors, quiet):
 
 def test_one_that_goes_leaves_its_neighbour_alone(chat, vectors, quiet):
     _, other = words()
-    provision(INVENTORY, variables={"vllm_instances": [other]})
+    play("site.yml", INVENTORY, variables={"vllm_instances": [other]})
     assert vectors.ask().status_code == httpx.codes.OK
     assert chat.processes() == {}
     assert chat.health() == 0
