@@ -49,7 +49,7 @@ def test_the_old_one_serves_on(
 def test_an_instance_that_cannot_start_does_not_stay_nor_touch_the_others(server: Server) -> None:
     instances = [
         {"name": name, "model": "tiny", "port": port, "served_names": [name],
-         "max_model_len": 1024, "kv_cache_gib": 1, "ready_timeout": 15,
+         "max_model_len": 1024, "kv_cache_gib": 1, "compile": False, "ready_timeout": 15,
          "env": {"STANDIN_ENGINE": engine, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}}
         for name, port, engine in (("tiny", 8000, "--token-delay 0.02"), ("other", 8001, ""),
                                    ("third", 8002, "--exit-after 0.1"))
