@@ -289,6 +289,7 @@ class Model(_Data):
         context: The longest text that it was made for, in tokens.
         kv_bytes_per_token: Bytes of KV cache that one token takes in a format of 2 bytes; 0 for an
             encoder, which keeps none.
+        attention_heads: Attention heads of a layer, by which several GPUs share it.
         vllm_since: The first version of vLLM that serves it, where not all that we know do.
         sources: Places to fetch it from, in order.
         revision: Its commit.
@@ -300,6 +301,7 @@ class Model(_Data):
     kind: Kind = "text"
     context: int | None = Field(default=None, ge=16)
     kv_bytes_per_token: int | None = Field(default=None, ge=0)
+    attention_heads: int | None = Field(default=None, ge=1)
     vllm_since: Annotated[str, StringConstraints(pattern=VLLM_VERSION)] | None = None
     size_bytes: Annotated[int, Field(ge=0)] | None = None
     sources: list[Source] = Field(min_length=1)

@@ -23,10 +23,11 @@ OLD: dict[str, Any] = {"accept_vulnerable": True}
 SEALED = {f"vllm_instances[0].extra_args.{name}" for name in ("hf_token", "hf-token")}
 
 
-def model(mib: int) -> dict[str, Any]:
+def model(mib: int, heads: int | None) -> dict[str, Any]:
     files = {"model.safetensors": {"size": mib * 2**20, "sha256": "a" * 64}}
     source = {"kind": "git-lfs", "url": "https://git.example.com/m.git"}
-    return {"m": {"revision": "b" * 40, "sources": [source], "files": files}}
+    said = {"revision": "b" * 40, "sources": [source], "files": files}
+    return {"m": {**said, "attention_heads": heads}}
 
 
 def facts(name: str, **more: Any) -> HostFacts:
@@ -34,8 +35,12 @@ def facts(name: str, **more: Any) -> HostFacts:
     return HostFacts.model_validate({**record, **more})
 
 
-def plan(on: HostFacts, instances: list[Any] | None = None, mib: int = 1000, **engine: Any) -> Any:
-    words = {"vllm_engine": engine, "vllm_instances": instances or [ONE], "vllm_models": model(mib)}
+def plan(
+    on: HostFacts, instances: list[Any] | None = None, mib: int = 1000, heads: int | None = None,
+    **engine: Any,
+) -> Any:  # fmt: skip
+    words = {"vllm_engine": engine, "vllm_instances": instances or [ONE]}
+    words["vllm_models"] = model(mib, heads)
     checked = check_host("h", words, DATA, SEALED)
     assert checked.words is not None, checked.problems
     return plan_host(checked.words, on, DATA, name="h")
@@ -231,9 +236,49 @@ def test_a_model_that_the_gpu_cannot_hold_is_refused_with_figures(record, instan
     assert says in str(error.value)
 
 
-def test_two_gpus_hold_what_one_does_not():
-    on = facts("gpu-two-a100", disk_free_mib={"/srv": 10**7, "/opt": 10**6})
-    assert plan(on, [spanning(2)], 140000).instances[0].config["tensor-parallel-size"] == 2
+ROOMY: dict[str, Any] = {"disk_free_mib": {"/srv": 10**7, "/opt": 10**6}}
+
+
+WIDTHS = [
+    # GPUs, instances, MiB of weights, attention heads, tensor and pipeline parallel size of each
+    (2, [ONE], 1000, 28, [(None, None)]),
+    (2, [ONE], 72000, 28, [(None, None)]),
+    # They fit, and nothing would be left to compute with.
+    (2, [ONE], 73000, 28, [(2, None)]),
+    (2, [{**ONE, "kv_cache_gib": 8}], 66000, 28, [(2, None)]),
+    (2, [ONE], 140000, 28, [(2, None)]),
+    (2, [ONE], 140000, None, [(2, None)]),
+    (2, [ONE], 140000, 9, [(None, 2)]),
+    # Three would do, of which one stands idle: 28 heads do not go by 3.
+    (4, [ONE], 200000, 28, [(4, None)]),
+    (4, [ONE], 200000, 9, [(3, None)]),
+    (4, [ONE], 200000, 14, [(2, 2)]),
+    (4, TWO, 140000, 28, [(2, None), (2, None)]),
+    # Who says something is asked for nothing.
+    (4, [spanning(4)], 1000, 28, [(4, None)]),
+]
+
+
+@pytest.mark.parametrize(("gpus", "instances", "mib", "heads", "widths"), WIDTHS)
+def test_as_many_gpus_as_it_takes(gpus, instances, mib, heads, widths):
+    on = facts("gpu-two-a100", **ROOMY)
+    on = on.model_copy(update={"gpus": on.gpus * (gpus // 2)})
+    made = plan(on, instances, mib, heads)
+    names = ("tensor-parallel-size", "pipeline-parallel-size")
+    assert [tuple(one.config.get(name) for name in names) for one in made.instances] == widths
+    taken = [one.environment["CUDA_VISIBLE_DEVICES"].split(",") for one in made.instances]
+    assert [len(one) for one in taken] == [(a or 1) * (b or 1) for a, b in widths]
+    assert len({number for one in taken for number in one}) == sum(map(len, taken))
+    why = {one.subject: one for one in made.reasons}
+    if gpus == 2 and heads == 9:
+        assert "attention heads do not go by 2" in why["a.pipeline-parallel-size"].why
+    if len(taken[0]) > 1 and instances != [spanning(4)]:
+        assert f"on each of {len(taken[0])}" in why["a.tensor-parallel-size"].why
+
+
+def test_an_instance_takes_no_gpu_from_another():
+    with pytest.raises(PlanError, match="b needs 140000 MiB for weights"):
+        plan(facts("gpu-two-a100", **ROOMY), [{**ONE, "kv_cache_gib": 1}, TWO[1]], 140000)
 
 
 def test_the_kv_cache_asked_for_is_told_to_the_engine():

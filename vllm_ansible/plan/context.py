@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.sources import Resolved
     from vllm_ansible.schema import Words
 
+# The reason of what is no decision of the plan's.
+SAID = "the inventory says so"
+
 
 @dataclass
 class Context:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.version import Version
 
+from vllm_ansible.plan.context import SAID
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -305,6 +307,12 @@ def _share(
     return Share(mine, visible, share)
 
 
+def part_of(context: Context, words: Instance) -> float:
+    """The part of a GPU's memory that an instance takes which shares it with none."""
+    default = context.data.versions.gpu_floor(context.version).memory_share
+    return _said_share(words) or default
+
+
 def _said_share(words: Instance) -> float:
     """The share of a GPU's memory that the inventory names; 0 where it is no number."""
     try:
@@ -360,8 +368,7 @@ def _smallest(share: Share) -> Place | None:
 
 def _part(context: Context, words: Instance, share: Share) -> float:
     """The part of a GPU's memory that the engine takes."""
-    default = context.data.versions.gpu_floor(context.version).memory_share
-    return _said_share(words) or share.memory_share or default
+    return share.memory_share or part_of(context, words)
 
 
 def _memory_of(place: Place) -> int:
@@ -390,6 +397,8 @@ def has_bfloat16(mine: tuple[Place, ...]) -> bool:
 def choose_dtype(context: Context, words: Instance, share: Share | None) -> str:
     """The number format; older GPUs have no bfloat16 and are given half precision."""
     if words.dtype != "auto" or share is None or has_bfloat16(share.places):
+        why = "the model's own" if words.dtype == "auto" else SAID
+        context.because(f"{words.name}.dtype", words.dtype, why)
         return words.dtype
     weakest = _weakest(share.places)
     why = f"{weakest.name}'s compute capability {weakest.capability} has no bfloat16"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from vllm_ansible.plan.context import SAID
+
 if TYPE_CHECKING:
     from vllm_ansible.data import Kind, Model
     from vllm_ansible.plan.context import Context
@@ -69,7 +71,7 @@ def _vision(context: Context, words: Instance) -> dict[str, Any]:
     as_json = versions.has_json_limits(version)
     images = words.images or (IMAGES if as_json else IMAGES_OLD)
     limit = json.dumps({"image": images, "video": 0}) if as_json else f"image={images}"
-    given = "the inventory says so" if words.images else "the inventory gives no images"
+    given = SAID if words.images else "the inventory gives no images"
     context.because(f"{words.name}.limit-mm-per-prompt", limit, given)
     return {"limit-mm-per-prompt": limit} | _media(context, words)
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from vllm_ansible.plan import gpu
+from vllm_ansible.plan.context import SAID
 
 if TYPE_CHECKING:
     from vllm_ansible.data import Device, Model
@@ -74,7 +75,7 @@ def arguments(
     room = held(cache_gib, each) if each and cache_gib is not None else None
     if words.max_model_len is not None:
         _refuse_too_long(context, words, model, cache_gib, room)
-        why = "the inventory says so" + (f"; the cache holds {room}" if room is not None else "")
+        why = SAID + (f"; the cache holds {room}" if room is not None else "")
         context.because(f"{words.name}.max-model-len", words.max_model_len, why)
         return {"max-model-len": words.max_model_len}
     if model.context is not None and (room is not None or each == 0):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import gpu, kernels, kinds, length, logs, share, threads, unit
+from vllm_ansible.plan import gpu, kernels, kinds, length, logs, share, spread, threads, unit
+from vllm_ansible.plan.context import SAID
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
 from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
 
@@ -19,6 +20,13 @@ MODELS = "/srv/models"
 # hubs have no such setting.
 LIMITED = ("archive", "files")
 FIRST_LOOPBACK_PORT = 18000
+PRELOAD = "LD_PRELOAD"
+# How many requests and how many of their tokens one step may take.
+BATCH = ("max-num-seqs", "max-num-batched-tokens")
+UNSET_BATCH = {
+    "cpu": "on two cores a quarter and twice as many tokens were slower (scripts/tune tries both)",
+    "gpu": "it goes by the GPU's memory",
+}
 
 
 def size_of(model: ModelSnapshot | None) -> int:
@@ -79,6 +87,9 @@ def choose_instances(
     """Every instance with its configuration and environment."""
     by_name = {model.name: model for model in models}
     sizes = {name: size_of(model) for name, model in by_name.items()}
+    if device == "gpu":
+        spread_out = spread.over_gpus(context, sizes)
+        context.words = context.words.model_copy(update={"instances": spread_out})
     parts = _parts(context, device, by_name, sizes)
     _same_names(context)
     return [
@@ -138,6 +149,9 @@ def _gpu_cache(
     """GiB of KV cache on a GPU: as said; estimated for an engine that cannot fit a length to it."""
     finds_out = context.data.versions.has_auto_length(context.version)
     if words.kv_cache_gib or finds_out or words.max_model_len or part is None:
+        value = f"{words.kv_cache_gib} GiB" if words.kv_cache_gib else "what is left"
+        why = SAID if words.kv_cache_gib else "vLLM measures at its start what it is"
+        context.because(f"{words.name}.KV cache", value, why)
         return words.kv_cache_gib
     return gpu.left_for_cache(context, words, part, weights)
 
@@ -225,6 +239,7 @@ def _arguments(context: Context, device: Device, words: Instance, part: Part) ->
     if device == "cpu":
         config |= kernels.arguments(context, words)
     config |= length.arguments(context, device, words, model, part.cache_gib)
+    _left_to_vllm(context, device, words)
     config |= kinds.arguments(context, words, model) | logs.arguments(context, words)
     optional: dict[str, Any] = {"shutdown-timeout": 30}
     if device == "cpu":
@@ -234,6 +249,16 @@ def _arguments(context: Context, device: Device, words: Instance, part: Part) ->
         optional["kv-cache-memory-bytes"] = words.kv_cache_gib * 2**30
     config |= {flag: value for flag, value in optional.items() if known(context.version, flag)}
     return config | _more(context, words)
+
+
+def _left_to_vllm(context: Context, device: Device, words: Instance) -> None:
+    """Notes what is not set unless the inventory does, and why: it was looked at all the same."""
+    said = [f"{flag} {value}" for flag, value in gpu.arguments(words).items() if flag in BATCH]
+    why = SAID if said else UNSET_BATCH[device]
+    context.because(f"{words.name}.batch sizes", ", ".join(said) or "vLLM's own", why)
+    if device == "cpu":
+        why = SAID if PRELOAD in words.env else "tcmalloc and Intel's OpenMP were no faster"
+        context.because(f"{words.name}.{PRELOAD}", words.env.get(PRELOAD, "none"), why)
 
 
 def _more(context: Context, words: Instance) -> dict[str, Any]:
@@ -270,7 +295,7 @@ def _environment(context: Context, device: Device, words: Instance, part: Part) 
         "XDG_CONFIG_HOME": f"{cache}/config",
     }
     if device == "cpu":
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(part.cache_gib)
+        environment[share.KV_CACHE] = str(part.cache_gib)
         environment |= threads.environment(context, words, str(part.cores))
         environment |= kernels.environment(context, words)
     elif part.share is not None and part.share.visible is not None:

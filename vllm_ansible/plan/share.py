@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_ansible.plan import length, threads
+from vllm_ansible.plan.context import SAID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ MIB_PER_GIB = 1024
 ENGINE_OVERHEAD_MIB = 2048
 SYSTEM_RESERVE_MIB = 1024
 MOST_KV_GIB = 16
+KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 
 
 def kv_cache(
@@ -50,12 +52,15 @@ def kv_cache(
     chosen = {i.name: _chosen(i, models[i.model], share, least[i.name]) for i in open_ones}
     if sum(chosen.values()) * MIB_PER_GIB > left:
         chosen = {name: least[name] for name in chosen}
+    for one in instances:
+        if one.kv_cache_gib is not None:
+            context.because(f"{one.name}.{KV_CACHE}", f"{one.kv_cache_gib} GiB", SAID)
     for one in open_ones:
         gib = chosen[one.name]
         why = f"half of this instance's share of {left} MiB, {MOST_KV_GIB} GiB at most"
         if gib != min(share, MOST_KV_GIB):
             why = f"as little as it needs; {left} MiB are left for {len(open_ones)} instance(s)"
-        context.because(f"{one.name}.VLLM_CPU_KVCACHE_SPACE", f"{gib} GiB", why)
+        context.because(f"{one.name}.{KV_CACHE}", f"{gib} GiB", why)
     return least | chosen
 
 

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ansible.plan import length, serving, unit
 from vllm_ansible.plan.result import PlacedFile, Rehearsal
-from vllm_ansible.plan.share import ENGINE_OVERHEAD_MIB, MIB_PER_GIB, SYSTEM_RESERVE_MIB
+from vllm_ansible.plan.share import (
+    ENGINE_OVERHEAD_MIB,
+    KV_CACHE,
+    MIB_PER_GIB,
+    SYSTEM_RESERVE_MIB,
+)
 from vllm_ansible.schema.words import TRIAL
 
 if TYPE_CHECKING:
@@ -19,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, Release
 
 CURRENT = "/opt/vllm/current"
-CACHE = "VLLM_CPU_KVCACHE_SPACE"
 # An engine without a socket is tried at a port of its own.
 PORT_OFFSET = 500
 
@@ -49,7 +53,7 @@ def _with_rehearsals(
     gib = _least_gib(context, one)
     beside, why = _fits_beside(context, release, sizes, instances, one, gib)
     context.because(f"{one.name}.trial", "beside the serving one" if beside else "none", why)
-    small = {CACHE: str(gib)}
+    small = {KV_CACHE: str(gib)}
     return one.model_copy(
         update={
             "proof": _renamed(context, release, one, {}),
@@ -85,7 +89,7 @@ def _fits_beside(
         return False, f"the size of {one.model} is not known: {only}"
     total = context.facts.memory_mib
     taken = SYSTEM_RESERVE_MIB + sum(
-        ENGINE_OVERHEAD_MIB + sizes[other.model] + int(other.environment[CACHE]) * MIB_PER_GIB
+        ENGINE_OVERHEAD_MIB + sizes[other.model] + int(other.environment[KV_CACHE]) * MIB_PER_GIB
         for other in instances
     )
     needed = ENGINE_OVERHEAD_MIB + sizes[one.model] + gib * MIB_PER_GIB
