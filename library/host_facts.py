@@ -95,7 +95,8 @@ facts:
   description: >-
     architecture, distribution, distribution_version, glibc, python, systemd (number or null),
     apt_archives (addresses that apt asks by plain HTTP, without a proxy or a password),
-    container, cores (usable ones), numa_nodes, cpu_flags, memory_mib, memory_available_mib,
+    container, cores (usable processors), numa_nodes, cpu_nodes (by NUMA node and core, the
+    numbers of the usable processors), cpu_flags, memory_mib, memory_available_mib,
     missing_users (of those asked about), disk_free_mib (MiB by path), gpus (name, uuid,
     memory_mib, compute_capability, mig, and MIG's slices with name, uuid, index and
     memory_mib), gpu_driver, gpu_error (why GPUs that may be there cannot be asked),
@@ -173,6 +174,7 @@ CPU_FLAGS = [
     "sve2",
 ]
 GPU_FORMAT = ("--format=csv,noheader,nounits",)
+SYSTEM = Path("/sys/devices/system")
 PCI = Path("/sys/bus/pci/devices")
 PCI_FILES = ("vendor", "device", "class")
 NVIDIA = "0x10de"
@@ -224,6 +226,40 @@ def cpu_flags(cpuinfo: str) -> list[str]:
     match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
     present = set(match.group(1).split()) if match else set()
     return [flag for flag in CPU_FLAGS if flag in present]
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a list such as C(0-3,8)."""
+    found: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def cpu_nodes(usable: set[int], root: Path = SYSTEM) -> list[list[list[int]]]:
+    """Return the usable processors by NUMA node and core, in the kernel's order of both.
+
+    Args:
+        usable: The processors that a process may run on.
+        root: Where the kernel tells of processors and nodes.
+
+    Returns:
+        Nodes of cores of processors; nothing where the kernel does not tell.
+    """
+    found = []
+    for node in sorted((root / "node").glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
+        cores: dict[tuple[int, ...], list[int]] = {}
+        try:
+            for cpu in numbers((node / "cpulist").read_text("utf-8")):
+                if cpu in usable:
+                    about = root / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+                    cores.setdefault(tuple(numbers(about.read_text("utf-8"))), []).append(cpu)
+        except (OSError, ValueError):
+            return []
+        found.append(list(cores.values()))
+    return [cores for cores in found if cores]
 
 
 def memory_mib(meminfo: str, word: str) -> int:
@@ -366,9 +402,7 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
     meminfo = Path("/proc/meminfo").read_text("utf-8")
     name, version = distribution()
     answers = ask_all(params["probe_urls"], params["probe_timeout"])
-    nodes = [
-        entry for entry in Path("/sys/devices/system/node").glob("node[0-9]*") if entry.is_dir()
-    ]
+    usable = os.sched_getaffinity(0)
     return {
         "architecture": platform.machine(),
         "distribution": name,
@@ -378,8 +412,9 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         "systemd": systemd_version(),
         "apt_archives": archives(os.environ.get("http_proxy")),
         "container": first_output(["systemd-detect-virt", "--container"]) not in (None, "", "none"),
-        "cores": len(os.sched_getaffinity(0)),
-        "numa_nodes": max(1, len(nodes)),
+        "cores": len(usable),
+        "numa_nodes": max(1, len(list((SYSTEM / "node").glob("node[0-9]*")))),
+        "cpu_nodes": cpu_nodes(usable),
         "cpu_flags": cpu_flags(Path("/proc/cpuinfo").read_text("utf-8", errors="replace")),
         "memory_mib": memory_mib(meminfo, "MemTotal"),
         "memory_available_mib": memory_mib(meminfo, "MemAvailable"),

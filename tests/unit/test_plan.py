@@ -129,7 +129,7 @@ def test_the_weights_count_in_the_memory():
         "vllm_models": sized(4000),
         "vllm_instances": [{**ONE, "model": "m"}],
     }
-    with pytest.raises(PlanError, match="need 8096 MiB"):
+    with pytest.raises(PlanError, match=r"need 8096 MiB"):
         plan(**words)
 
 
@@ -141,6 +141,61 @@ CORES += [(1, TWO, ["nobind", "nobind"])]
 def test_instances_do_not_share_cores(cores, instances, bound):
     made = plan(facts(cores=cores, memory_mib=32000), vllm_instances=instances)
     assert [i.environment["VLLM_CPU_OMP_THREADS_BIND"] for i in made.instances] == bound
+
+
+THREE = [*TWO, {**ONE, "name": "c", "port": 8002}]
+FOUR_EACH = [[[n] for n in range(4)], [[n] for n in range(4, 8)]]
+# Two threads on each core, numbered as most kernels do.
+TWO_THREADS = [[[0, 4], [1, 5]], [[2, 6], [3, 7]]]
+NODES = [
+    # processors by NUMA node and core, instances, what each is bound to
+    (FOUR_EACH, [ONE], ["auto"]),
+    (FOUR_EACH, TWO, ["0-3", "4-7"]),
+    (FOUR_EACH, THREE, ["0-1", "4-7", "2-3"]),
+    (FOUR_EACH, [{**ONE, "cores": 3}, TWO[1]], ["0-2", "4-7"]),
+    (FOUR_EACH, [{**ONE, "cores": 6}, TWO[1]], ["0-5", "6-7"]),
+    (TWO_THREADS, TWO, ["4-5", "6-7"]),
+    (TWO_THREADS[:1], TWO, ["4", "5"]),
+    ([[[0, 1], [2, 3], [8, 9]]], [{**ONE, "cores": 3}], ["1,3,9"]),
+]
+
+
+@pytest.mark.parametrize(("nodes", "instances", "bound"), NODES)
+def test_instances_share_neither_a_core_nor_if_they_can_a_numa_node(nodes, instances, bound):
+    count = sum(len(core) for node in nodes for core in node)
+    on = facts(cores=count, cpu_nodes=nodes, memory_mib=64000)
+    made = plan(on, vllm_instances=instances)
+    assert [i.environment["VLLM_CPU_OMP_THREADS_BIND"] for i in made.instances] == bound
+    why = {one.subject: one.why for one in made.reasons}
+    said = why[f"{made.instances[0].name}.VLLM_CPU_OMP_THREADS_BIND"]
+    assert ("of the first of 2 NUMA nodes" in said) == (bound == ["auto"])
+
+
+def test_nodes_whose_processors_are_not_told_are_taken_for_rows():
+    on = facts(cores=8, numa_nodes=2, memory_mib=64000)
+    made = plan(on, vllm_instances=THREE)
+    bound = [i.environment["VLLM_CPU_OMP_THREADS_BIND"] for i in made.instances]
+    assert bound == ["0-1", "4-7", "2-3"]
+
+
+def test_an_engine_gets_no_more_memory_than_its_numa_node_has():
+    words: dict[str, Any] = {"vllm_models": sized(4000)}
+    one, two = ({**ONE, "model": "m", **more} for more in ({}, {"name": "b", "port": 8001}))
+    room = facts(cores=8, cpu_nodes=FOUR_EACH, memory_mib=24000)
+    made = plan(room, **words, vllm_instances=[one, two])
+    assert [i.environment["VLLM_CPU_KVCACHE_SPACE"] for i in made.instances] == ["2", "2"]
+    assert plan(room, **words, vllm_instances=[one]).instances[0].environment[
+        "VLLM_CPU_KVCACHE_SPACE"
+    ] == "2"  # fmt: skip
+    # On a host with one node it would be twice as much and more.
+    whole = room.model_copy(update={"cpu_nodes": [FOUR_EACH[0] + FOUR_EACH[1]]})
+    made = plan(whole, **words, vllm_instances=[one])
+    assert made.instances[0].environment["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    small = room.model_copy(update={"memory_mib": 16000})
+    with pytest.raises(PlanError, match=r"need 8096 MiB .* their NUMA node has 8000 MiB"):
+        plan(small, **words, vllm_instances=[one])
+    spanning = {**one, "extra_args": {"tensor_parallel_size": 2}}
+    assert plan(small, **words, vllm_instances=[spanning]).instances[0].environment
 
 
 ONE_PROCESS = [

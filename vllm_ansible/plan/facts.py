@@ -44,8 +44,11 @@ class HostFacts(BaseModel):
     systemd: int | None = None
     # Addresses that apt asks by plain HTTP, without a proxy or a password of the operator's.
     apt_archives: list[str] = Field(default_factory=list)
+    # Usable processors; cores that run two threads count twice.
     cores: int = 1
     numa_nodes: int = 1
+    # The processors' numbers by NUMA node and core.
+    cpu_nodes: list[list[list[int]]] = Field(default_factory=list)
     cpu_flags: list[str] = Field(default_factory=list)
     memory_mib: int = 0
     disk_free_mib: dict[str, int] = Field(default_factory=dict)
@@ -58,6 +61,14 @@ class HostFacts(BaseModel):
     # Of the users that the inventory names, those who have no account.
     missing_users: list[str] = Field(default_factory=list)
     receipt: dict[str, Any] | None = None
+
+    def nodes(self) -> list[list[list[int]]]:
+        """The processors' numbers by NUMA node and core; where none were told, in one row."""
+        if self.cpu_nodes:
+            return self.cpu_nodes
+        count = max(1, min(self.numa_nodes, self.cores))
+        bounds = [self.cores * n // count for n in range(count + 1)]
+        return [[[cpu] for cpu in range(*bounds[n : n + 2])] for n in range(count)]
 
     def receipt_content(self) -> dict[str, Any]:
         """What the host's receipt says was carried out; empty without one."""

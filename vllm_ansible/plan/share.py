@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_ansible.plan import length, threads
+from vllm_ansible.plan import gpu, length, threads
 from vllm_ansible.plan.context import SAID
 
 if TYPE_CHECKING:
@@ -22,6 +22,41 @@ MOST_KV_GIB = 16
 KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 
 
+class Domain(NamedTuple):
+    """A part of a host that instances are kept to.
+
+    Attributes:
+        instances: Those.
+        cores: The processors' numbers of each of its cores.
+        memory_mib: Its memory in MiB.
+    """
+
+    instances: list[Instance]
+    cores: list[list[int]]
+    memory_mib: int
+
+
+def domains(context: Context) -> list[Domain]:
+    """The NUMA nodes with their instances, in turn; the whole host where it has one or they span.
+
+    An engine takes memory of one node alone, that of its first core, whatever its cores are; and a
+    core that reads another node's memory waits for it.
+
+    Args:
+        context: The host's words and facts.
+    """
+    instances, nodes = context.words.instances, context.facts.nodes()
+    whole = [Domain(instances, [core for node in nodes for core in node], context.facts.memory_mib)]
+    if any(gpu.span_of(one) > 1 for one in instances):
+        return whole
+    memory = context.facts.memory_mib // len(nodes)
+    parts = [
+        Domain(instances[number :: len(nodes)], node, memory) for number, node in enumerate(nodes)
+    ]
+    fits = all(sum(one.cores or 1 for one in part.instances) <= len(part.cores) for part in parts)
+    return [part for part in parts if part.instances] if fits else whole
+
+
 def kv_cache(
     context: Context, models: Mapping[str, Model], sizes: Mapping[str, int]
 ) -> dict[str, int]:
@@ -34,16 +69,29 @@ def kv_cache(
         models: The models by name.
         sizes: Their weights in MiB; 0 where they are not known.
     """
-    instances = context.words.instances
+    found: dict[str, int] = {}
+    for domain in domains(context):
+        found |= _caches(context, domain, models, sizes)
+    return found
+
+
+def _caches(
+    context: Context, domain: Domain, models: Mapping[str, Model], sizes: Mapping[str, int]
+) -> dict[str, int]:
+    instances, total = domain.instances, domain.memory_mib
     least = {i.name: i.kv_cache_gib or length.needed_gib(i, models[i.model]) for i in instances}
     fixed = SYSTEM_RESERVE_MIB + sum(ENGINE_OVERHEAD_MIB + sizes[i.model] for i in instances)
-    total = context.facts.memory_mib
     needed = fixed + sum(least.values()) * MIB_PER_GIB
     if total < needed:
+        whose, spanned = "the host", ""
+        if total < context.facts.memory_mib:
+            whose = "their NUMA node"
+            spanned = ", or extra_args.tensor-parallel-size to span several"
         context.problems.append(
             f"memory is short: {len(instances)} instance(s) need {needed} MiB (weights, KV cache, "
-            f"{ENGINE_OVERHEAD_MIB} MiB for each engine, {SYSTEM_RESERVE_MIB} for the system), the "
-            f"host has {total} MiB: fewer instances, a smaller model or a smaller kv_cache_gib"
+            f"{ENGINE_OVERHEAD_MIB} MiB for each engine, {SYSTEM_RESERVE_MIB} for the system), "
+            f"{whose} has {total} MiB: fewer instances, a smaller model or a smaller kv_cache_gib"
+            f"{spanned}"
         )
     open_ones = [i for i in instances if i.kv_cache_gib is None]
     said = sum(i.kv_cache_gib or 0 for i in instances) * MIB_PER_GIB
@@ -53,14 +101,13 @@ def kv_cache(
     if sum(chosen.values()) * MIB_PER_GIB > left:
         chosen = {name: least[name] for name in chosen}
     for one in instances:
-        if one.kv_cache_gib is not None:
-            context.because(f"{one.name}.{KV_CACHE}", f"{one.kv_cache_gib} GiB", SAID)
-    for one in open_ones:
-        gib = chosen[one.name]
+        gib = chosen.get(one.name)
         why = f"half of this instance's share of {left} MiB, {MOST_KV_GIB} GiB at most"
-        if gib != min(share, MOST_KV_GIB):
+        if gib is None:
+            why = SAID
+        elif gib != min(share, MOST_KV_GIB):
             why = f"as little as it needs; {left} MiB are left for {len(open_ones)} instance(s)"
-        context.because(f"{one.name}.{KV_CACHE}", f"{gib} GiB", why)
+        context.because(f"{one.name}.{KV_CACHE}", f"{gib or one.kv_cache_gib} GiB", why)
     return least | chosen
 
 
@@ -72,16 +119,35 @@ def _chosen(words: Instance, model: Model, share: int, least: int) -> int:
 
 
 def cores(context: Context) -> dict[str, str]:
-    """VLLM_CPU_OMP_THREADS_BIND per instance: disjoint ranges where several share the host.
+    """VLLM_CPU_OMP_THREADS_BIND per instance: cores of its own where several share the host.
 
-    As many cores as each says; the others share equally what is left.
+    As many cores as each says; the others of its NUMA node share equally what is left.
     """
-    instances, count = context.words.instances, context.facts.cores
+    instances = context.words.instances
+    if len(instances) == 1 and instances[0].cores is None:
+        return {instances[0].name: _bound(context, instances[0], "auto", _alone(context))}
+    found: dict[str, str] = {}
+    for number, domain in enumerate(domains(context)):
+        found |= _dealt(context, domain, number)
+    return found
+
+
+def _alone(context: Context) -> str:
+    nodes = len(context.facts.nodes())
+    why = "alone on the host: vLLM's own choice, a thread for each core but one for its scheduler"
+    if nodes == 1:
+        return why
+    return (
+        f"{why}, of the first of {nodes} NUMA nodes; the others compute for further instances, or "
+        f"with extra_args.tensor-parallel-size: {nodes}"
+    )
+
+
+def _dealt(context: Context, domain: Domain, number: int) -> dict[str, str]:
+    """The cores of one domain, dealt out to its instances."""
+    instances, count = domain.instances, len(domain.cores)
     open_ones = [one for one in instances if one.cores is None]
     said = sum(one.cores or 0 for one in instances)
-    if len(instances) == 1 and open_ones:
-        (one,) = instances
-        return {one.name: _bound(context, one, "auto", "alone on the host: vLLM's own choice")}
     if said > 0 and said + len(open_ones) > count:
         asked = ", ".join(f"{i.name} {i.cores or 'at least 1'}" for i in instances)
         context.problems.append(
@@ -90,22 +156,33 @@ def cores(context: Context) -> dict[str, str]:
         )
         return {one.name: "nobind" for one in instances}
     share = (count - said) // max(len(open_ones), 1)
+    whose = f"{count} cores"
+    if count < sum(len(node) for node in context.facts.nodes()):
+        whose += f" of NUMA node {number}"
     found, first = {}, 0
     for one in instances:
         if share == 0 and open_ones:
-            why = f"{len(instances)} instances share {count} cores"
+            why = f"{len(instances)} instances share {whose}"
             found[one.name] = _bound(context, one, "nobind", why)
             continue
         width = one.cores or share
-        text = f"{first}-{first + width - 1}" if width > 1 else str(first)
-        why = (
-            f"{count} cores shared by {len(instances)} instances"
-            if one.cores is None
-            else "as many cores as the inventory says"
-        )
-        found[one.name] = _bound(context, one, text, why)
+        # Of a core that runs two threads one computes, the last, as vLLM chooses.
+        text = _ranges([core[-1] for core in domain.cores[first : first + width]])
+        why = f"{whose} shared by {len(instances)} instances: none is kept free"
+        found[one.name] = _bound(context, one, text, why if one.cores is None else SAID)
         first += width
     return found
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Numbers as the kernel lists them: 0-3,8."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _bound(context: Context, one: Instance, value: str, why: str) -> str:

@@ -16,6 +16,7 @@ from vllm_ansible.plan.share import (
     KV_CACHE,
     MIB_PER_GIB,
     SYSTEM_RESERVE_MIB,
+    domains,
 )
 from vllm_ansible.schema.words import TRIAL
 
@@ -87,10 +88,12 @@ def _fits_beside(
         return False, f"a GPU's memory is taken by the engine that serves: {only}"
     if not sizes[one.model]:
         return False, f"the size of {one.model} is not known: {only}"
-    total = context.facts.memory_mib
+    domain = next(part for part in domains(context) if one.name in {i.name for i in part.instances})
+    total, beside = domain.memory_mib, {other.name for other in domain.instances}
     taken = SYSTEM_RESERVE_MIB + sum(
         ENGINE_OVERHEAD_MIB + sizes[other.model] + int(other.environment[KV_CACHE]) * MIB_PER_GIB
         for other in instances
+        if other.name in beside
     )
     needed = ENGINE_OVERHEAD_MIB + sizes[one.model] + gib * MIB_PER_GIB
     figures = (

@@ -38,10 +38,39 @@ def test_the_host_is_described(module: ModuleRunner, tmp_path: Path) -> None:
     assert facts["glibc"] == platform.libc_ver()[1]
     assert 0 < facts["memory_available_mib"] <= facts["memory_mib"]
     assert facts["numa_nodes"] >= 1
+    processors = [cpu for node in facts["cpu_nodes"] for core in node for cpu in core]
+    assert sorted(processors) == sorted(os.sched_getaffinity(0))
     assert facts["disk_free_mib"][absent] > 0
     assert facts["distribution"]
     assert facts["receipt"] is None
     assert facts["receipt_error"] is None
+
+
+def told(root: Path, nodes: dict[int, dict[int, str]]) -> Path:
+    """What a kernel tells of processors: by node and number, which run on the same core."""
+    for node, cpus in nodes.items():
+        (root / f"node/node{node}").mkdir(parents=True)
+        (root / f"node/node{node}/cpulist").write_text(",".join(map(str, cpus)) + "\n")
+        for cpu, siblings in cpus.items():
+            (root / f"cpu/cpu{cpu}/topology").mkdir(parents=True)
+            (root / f"cpu/cpu{cpu}/topology/thread_siblings_list").write_text(f"{siblings}\n")
+    return root
+
+
+def test_processors_are_told_by_node_and_core(
+    module: ModuleRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = load(module.path, monkeypatch)
+    # Two threads on each core; node 10 comes after node 9.
+    two = {10: {2: "2,6", 3: "3,7", 6: "2,6", 7: "3,7"}, 9: {0: "0-1", 1: "0-1", 4: "4", 5: "5"}}
+    root = told(tmp_path, two)
+    nodes = [[[0, 1], [4], [5]], [[2, 6], [3, 7]]]
+    assert known.cpu_nodes(set(range(8)), root) == nodes
+    # What a process may not use is not there.
+    assert known.cpu_nodes({0, 5}, root) == [[[0], [5]]]
+    (root / "cpu/cpu5/topology/thread_siblings_list").unlink()
+    assert known.cpu_nodes({0, 5}, root) == []
+    assert known.cpu_nodes({0}, tmp_path / "none") == []
 
 
 def test_users_without_an_account_are_told(module: ModuleRunner) -> None:
