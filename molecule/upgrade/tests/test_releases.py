@@ -34,11 +34,14 @@ def test_a_new_release_is_tried_beside_the_old_one_and_switched_to(chat, figure)
     assert "Paris" in chat.ask().json()["choices"][0]["text"]
 
 
-def test_what_its_trial_compiled_was_not_compiled_again(chat):
+def test_what_its_trial_compiled_was_not_compiled_again(chat, figure):
     begun = chat.shown("ExecMainStartTimestamp")
     find = "find /var/cache/vllm/chat/inductor -name '*.so'"
-    assert chat.host.check_output(f"{find} -newermt '{begun}'") == ""
-    assert chat.host.check_output(f"{find} ! -newermt '{begun}'")
+    again = chat.host.check_output(f"{find} -newermt '{begun}'").split()
+    found = chat.host.check_output(f"{find} ! -newermt '{begun}'").split()
+    figure(f"{len(again)} kernels were compiled after the switch, {len(found)} before it")
+    # A few are made for what is asked, and users ask other things than a trial does.
+    assert len(again) * 5 < len(found), again
 
 
 def test_back_and_forth(chat, figure):
