@@ -53,6 +53,7 @@ moved:
   elements: dict
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,12 @@ def ensure(module: AnsibleModule) -> dict[str, Any]:
     root = Path(params["set_aside"])
     moved = [{"from": path, "to": str(place_for(Path(path), root))} for path in found]
     if found and not module.check_mode:
-        for path in found:
-            set_aside(Path(path), root)
+        for path in map(Path, found):
+            set_aside(path, root)
+            # A directory of drop-ins that nobody needs any more.
+            if path.parent.name.endswith(".d"):
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
         result = run(["systemctl", "daemon-reload"], timeout=90)
         left = overrides(params["units"], set(params["files"]))
         if result.status or left:

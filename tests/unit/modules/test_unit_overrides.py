@@ -71,6 +71,8 @@ def test_it_is_moved_with_its_content_and_systemd_hears_of_it(host: Host, name: 
     assert str(kept).endswith(str(theirs))
     assert oct(host.aside.stat().st_mode & 0o7777) == "0o700"
     assert not theirs.exists()
+    # A directory that nothing is left in goes too.
+    assert sorted(host.units.glob("*.d")) == [host.ours.parent]
     assert host.ours.exists()
     assert host.file.exists()
     assert (host.programs / "calls").read_text() == "reload\n"
