@@ -131,13 +131,9 @@ class Instance:
         """Wait until it answers."""
         wait_for(lambda: self.health() == httpx.codes.OK, seconds)
 
-    def asked(self, model: str | None = None) -> Asker:
-        """Somebody who asks it again and again.
-
-        Args:
-            model: The name that is asked; else the instance's.
-        """
-        return Asker(self.client, model or self.model)
+    def asked(self) -> Asker:
+        """Somebody who asks it again and again."""
+        return Asker(self.client, self.model)
 
     def ask(self) -> httpx.Response:
         """Ask it for a few words."""

@@ -129,7 +129,7 @@ def test_the_weights_count_in_the_memory():
         "vllm_models": sized(4000),
         "vllm_instances": [{**ONE, "model": "m"}],
     }
-    with pytest.raises(PlanError, match=r"need 8096 MiB"):
+    with pytest.raises(PlanError, match="need 8096 MiB"):
         plan(**words)
 
 

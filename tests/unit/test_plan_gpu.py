@@ -276,6 +276,11 @@ def test_as_many_gpus_as_it_takes(gpus, instances, mib, heads, widths):
         assert f"on each of {len(taken[0])}" in why["a.tensor-parallel-size"].why
 
 
+def test_two_gpus_hold_what_one_does_not():
+    on = facts("gpu-two-a100", **ROOMY)
+    assert plan(on, [spanning(2)], 140000).instances[0].config["tensor-parallel-size"] == 2
+
+
 def test_an_instance_takes_no_gpu_from_another():
     with pytest.raises(PlanError, match="b needs 140000 MiB for weights"):
         plan(facts("gpu-two-a100", **ROOMY), [{**ONE, "kv_cache_gib": 1}, TWO[1]], 140000)

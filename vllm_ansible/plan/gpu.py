@@ -12,7 +12,7 @@ from packaging.version import Version
 from vllm_ansible.plan.context import SAID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from vllm_ansible.data import Device, GpuFloor
     from vllm_ansible.plan.context import Context
@@ -78,9 +78,9 @@ def _as_text(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-def span_of(words: Instance) -> int:
-    """How many GPUs one instance spans."""
-    said = [str(arguments(words).get(name, 1)) for name in SPANS]
+def span_of(words: Instance, names: Sequence[str] = SPANS) -> int:
+    """How many parts one instance has, each on a GPU; or how many by some of the arguments."""
+    said = [str(arguments(words).get(name, 1)) for name in names]
     return math.prod(int(number) for number in said if number.isdigit() and int(number) > 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from vllm_ansible.plan import gpu
@@ -35,9 +34,7 @@ def bytes_per_token(words: Instance, model: Model) -> int | None:
         size *= 2
     if str(said.get("kv-cache-dtype", "")).startswith("fp8"):
         size = model.kv_bytes_per_token // 2
-    numbers = [str(said.get(name, 1)) for name in SPLITS]
-    parts = math.prod(int(n) for n in numbers if n.isdigit() and int(n) > 0)
-    return -(-size // parts)
+    return -(-size // gpu.span_of(words, SPLITS))
 
 
 def needed_gib(words: Instance, model: Model) -> int:

@@ -40,15 +40,16 @@ def over_gpus(context: Context, sizes: Mapping[str, int]) -> list[Instance]:
     """
     free, instances = gpu.places(context, context.version), context.words.instances
     room = [place.memory_mib for place in free if not place.is_slice and place.memory_mib]
-    if not room or len(room) < len(free):
-        return instances
     idle = len(free) - sum(gpu.span_of(one) for one in instances)
+    # Slices cannot be joined, of unknown memory nothing is known, and who shares has none to add.
+    if not room or len(room) < len(free) or idle < 0:
+        return instances
     found = []
     for one in instances:
         if set(gpu.SPANS) & set(gpu.arguments(one)) or not sizes[one.model]:
             found.append(one)
             continue
-        width = _width(context, one, sizes[one.model], min(room), max(0, idle))
+        width = _width(context, one, sizes[one.model], min(room), idle)
         idle -= width.gpus - 1
         said = {TENSOR: width.tensor, PIPELINE: width.pipeline}
         more = {flag: number for flag, number in said.items() if number > 1}
