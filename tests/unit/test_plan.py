@@ -238,6 +238,18 @@ def test_kernels_that_are_not_compiled_compute_in_one_thread():
 
 
 AMD = ["avx2", "avx512f", "sse4a"]
+
+
+def test_threads_on_amds_processors_look_for_work_a_while_before_they_sleep():
+    for flags in (AMD, ["avx2", "sse4a"]):
+        for words, looks in (({}, "2000"), ({"cores": 1}, None), ({"compile": False}, None)):
+            made = plan(facts(cores=2, cpu_flags=flags), vllm_instances=[{**ONE, **words}])
+            variables = made.instances[0].environment
+            assert variables.get("GOMP_SPINCOUNT") == looks
+            assert "OMP_WAIT_POLICY" not in variables
+            assert ("a.GOMP_SPINCOUNT" in {one.subject for one in made.reasons}) == bool(looks)
+
+
 KERNELS = [
     # the processor, vLLM, the requirement
     (AMD, "0.31.0", "zentorch==2.13.0.1"),
@@ -371,7 +383,7 @@ COMPILED = [
     # the instance's words, the kind of its model, the processor, vLLM, whether it compiles
     ({}, "text", [], "0.31.0", True),
     ({}, "text", [], "0.11.0", False),
-    ({}, "text", AMD, "0.31.0", False),
+    ({}, "text", AMD, "0.31.0", True),
     ({}, "embedding", [], "0.31.0", False),
     ({}, "vision", [], "0.31.0", False),
     ({"compile": False}, "text", [], "0.31.0", False),

@@ -45,12 +45,7 @@ def write_inventory(folder: Path, name: str, subnet: IPv4Network, servers: int) 
     """
     inventory, origin = folder / name, STANDIN / "inventory" / "group_vars"
     variables = inventory / "group_vars"
-    for path in (
-        "lab_machines/connection.yml",
-        "lab_origin.yml",
-        "vllm/lab.yml",
-        "vllm/standin.yml",
-    ):
+    for path in _SHARED:
         link = variables / path
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

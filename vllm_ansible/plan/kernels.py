@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.context import Context
     from vllm_ansible.schema import Instance
 
-ZEN = {"avx512f", "sse4a"}
+# AMD's processors, and those made after them, have this instruction and nobody else does.
+AMD = "sse4a"
+ZEN = {"avx512f", AMD}
 
 
 def of_amd(context: Context) -> list[str]:
@@ -29,7 +31,7 @@ def compiled(context: Context, device: Device, words: Instance) -> bool:
     """Whether an instance compiles its kernels at its first start.
 
     Unless the inventory says, it does where that was measured to be worth a compiler on the host
-    and two minutes: models of texts, on vLLM's own kernels.
+    and two minutes: models of texts, on vLLM's own kernels and on AMD's.
 
     Args:
         context: Inputs and findings.
@@ -39,7 +41,7 @@ def compiled(context: Context, device: Device, words: Instance) -> bool:
     if words.compile is not None or device == "gpu":
         return bool(words.compile)
     text = context.models[words.model].kind == "text"
-    return text and context.data.versions.has_one_process(context.version) and not of_amd(context)
+    return text and context.data.versions.has_one_process(context.version)
 
 
 def arguments(context: Context, words: Instance) -> dict[str, bool]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Up to so many cores nothing is left over that threads could be kept away from.
 FEW_CORES = 2
+# More were faster by little on a quiet computer and slower by half on a busy one (docs/tuning.md).
+AMD_LOOKS = 2000
 
 
 def environment(context: Context, words: Instance, bound: str) -> dict[str, str]:
@@ -36,14 +38,12 @@ def environment(context: Context, words: Instance, bound: str) -> dict[str, str]
     threads = _threads(context, words)
     variables = {"OMP_NUM_THREADS": str(threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if threads > 1:
-        # With other work on the cores, threads that wait without rest keep each other waiting:
-        # 0.03 of the defaults' tokens/s at one stream, against 1.0 with threads that sleep.
-        variables["OMP_WAIT_POLICY"] = "passive"
+        variables |= _waiting(context, words)
     return variables
 
 
 def _threads(context: Context, words: Instance) -> int:
-    """How many compute in one process; measured to pay with compiled kernels."""
+    """How many compute in one process: more than one where that was measured to pay."""
     if words.cores is not None:
         return min(words.cores, context.facts.cores)
     if kernels.compiled(context, "cpu", words):
@@ -52,6 +52,22 @@ def _threads(context: Context, words: Instance) -> int:
         count, why = 1, "kernels that are not compiled use one core"
     context.because(f"{words.name}.OMP_NUM_THREADS", count, why)
     return count
+
+
+def _waiting(context: Context, words: Instance) -> dict[str, str]:
+    """How threads wait for each other between two parts of a step: awake for a while, or asleep.
+
+    GNU's OpenMP has them look without rest. With other work on the cores they then keep each other
+    waiting: 0.03 to 0.3 of the defaults' tokens/s. To be woken takes time as well: on AMD's
+    processors two threads that sleep were half as fast as one, two that look first were faster.
+    """
+    if kernels.AMD in context.facts.cpu_flags:
+        why = "looks for work before a thread sleeps: awake between two kernels, asleep otherwise"
+        context.because(f"{words.name}.GOMP_SPINCOUNT", AMD_LOOKS, why)
+        return {"GOMP_SPINCOUNT": str(AMD_LOOKS)}
+    why = "threads sleep while they wait: other work on the cores does not make them stand still"
+    context.because(f"{words.name}.OMP_WAIT_POLICY", "passive", why)
+    return {"OMP_WAIT_POLICY": "passive"}
 
 
 def one_process(context: Context, words: Instance) -> bool:
