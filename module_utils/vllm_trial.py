@@ -131,10 +131,17 @@ class Engine:
         """Stop it with all that it started."""
         self._stop()
 
+    def pause(self) -> None:
+        """Have it take no processor until `resume`: one that idles goes on looking for work."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on after `pause`."""
+        self._signal(signal.SIGCONT)
+
     def memory_mib(self) -> int:
         """Return the MiB that its processes take, shared pages counted once."""
-        leader = self._process.pid if self._process else 0
-        return sum(_pss(pid) for pid in _session(leader)) // MIB
+        return sum(_pss(pid) for pid in self._processes()) // MIB
 
     def _healthy(self) -> bool:
         link = _Connection(self.path)
@@ -162,14 +169,20 @@ class Engine:
             return
         if process.poll() is None:
             process.terminate()
+        self.resume()
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOPPED_WITHIN)
-        for pid in _session(process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self._signal(signal.SIGKILL)
         process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes."""
+        for pid in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _processes(self) -> list[int]:
+        return _session(self._process.pid) if self._process else []
 
 
 class _Connection(http.client.HTTPConnection):

@@ -16,11 +16,13 @@ from rich.console import Console
 from safetensors import TensorSpec, serialize_file
 from typer.testing import CliRunner
 
+from tests.instances import wait_for
 from vllm_ansible.bench import serve_models
-from vllm_ansible.bench.serve import Bench, Setting, one_round
+from vllm_ansible.bench.serve import Bench, Setting, one_round, rotated
 from vllm_ansible.bench.serve_planned import moved, planned
 from vllm_ansible.bench.serve_report import Bandwidth, Load, Round, ServeError, ServeReport
 from vllm_ansible.bench.serve_trial import Cell, Engine, HostError, load
+from vllm_ansible.cli import bench_serve
 from vllm_ansible.cli.bench import app
 from vllm_ansible.cli.bench_serve import print_serve
 from vllm_ansible.plan import HostFacts
@@ -128,6 +130,16 @@ def a_model(folder: Path, **more) -> Path:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_what_was_kept_before_there_was_a_lab_is_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_serve, "_LAB", tmp_path / "lab")
+    monkeypatch.setattr(bench_serve, "CACHE", tmp_path / "own")
+    assert bench_serve.kept() == tmp_path / "own/bench"
+    (tmp_path / "lab").mkdir()
+    assert bench_serve.kept() == tmp_path / "lab/bench"
+    (tmp_path / "own/bench").mkdir(parents=True)
+    assert bench_serve.kept() == tmp_path / "own/bench"
 
 
 def test_the_planned_engine_has_what_the_plan_renders_in_directories_of_its_own(tmp_path):
@@ -251,6 +263,28 @@ def test_each_load_is_asked_of_all_engines_before_the_next_one(tmp_path):
     assert ["defaults" in text and "planned" in text for text in said[2:]] == [True] * 4
     with pytest.raises(HostError, match="does not answer"):
         load(tmp_path / "planned" / "api.sock", "m", Cell(8, 1, 5), "seed")
+
+
+def test_no_engine_is_always_asked_after_the_same_one():
+    orders = [rotated(["defaults", "planned", "llama.cpp"], by) for by in range(4)]
+    assert [order[0] for order in orders] == ["defaults", "planned", "llama.cpp", "defaults"]
+    assert all(sorted(order) == ["defaults", "llama.cpp", "planned"] for order in orders)
+
+
+def test_an_engine_takes_nothing_of_the_processor_while_another_one_is_asked(tmp_path):
+    def states(running: Engine) -> set[str]:
+        texts = [Path(f"/proc/{pid}/stat").read_text("utf-8") for pid in running._processes()]
+        return {text.rpartition(")")[2].split()[0] for text in texts}
+
+    with trial(tmp_path, SERVER) as running:
+        running.pause()
+        wait_for(lambda: states(running) == {"T"}, 30)
+        running.resume()
+        assert load(running.path, "m", Cell(8, 1, 5), "seed").tokens_per_s > 0
+        # Whoever is stopped in the midst ends all the same.
+        running.pause()
+    with pytest.raises(HostError, match="does not answer"):
+        load(tmp_path / "api.sock", "m", Cell(8, 1, 5), "seed")
 
 
 def test_an_engine_that_ends_says_its_last_words(tmp_path):

@@ -156,25 +156,34 @@ def one_round(
             progress(f"round {number + 1}, {name}: ready after {running[name].seconds:.1f} s")
             # What an engine does at the first question only is not what is compared.
             load(running[name].path, _NAME, Cell(8, 2, 8), f"{number} first")
+            # An engine that idles looks for work, for a second without rest and then now and again,
+            # which a thread of the one that is asked has to wait for.
+            running[name].pause()
         cells = [(prompt, n) for prompt in setting.prompts for n in setting.streams]
-        names = list(running)
-        for turn, (prompt, streams) in product(range(setting.turns), cells):
+        for turn, (place, (prompt, streams)) in product(range(setting.turns), enumerate(cells)):
             seed = f"{number} {turn} {prompt} {streams}"
             cell, rates = Cell(PROMPTS[prompt], streams, TOKENS), []
-            for name in names:
+            # Whoever is asked first may find the computer in another mood.
+            for name in rotated(list(running), number + turn + place):
+                running[name].resume()
                 found = load(running[name].path, _NAME, cell, seed)
+                running[name].pause()
                 loads[name].append(Load(prompt=prompt, streams=streams, **_rounded(found)))
                 rates.append(f"{name} {found.tokens_per_s:.1f}")
             told = ", ".join(sorted(rates))
             progress(f"round {number + 1}, {prompt} prompts, {streams} at a time: {told} tokens/s")
-            # Whoever is asked first may find the computer in another mood.
-            names = [*names[1:], names[0]]
         return {
             name: Round(
                 start_s=round(engine.seconds, 1), memory_mib=engine.memory_mib(), loads=loads[name]
             )
             for name, engine in running.items()
         }
+
+
+def rotated(names: Sequence[Candidate], by: int) -> list[Candidate]:
+    """The names in the same order, begun so many places later."""
+    start = by % len(names)
+    return [*names[start:], *names[:start]]
 
 
 def _rounded(found: object) -> dict[str, float]:

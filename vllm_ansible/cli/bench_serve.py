@@ -27,9 +27,13 @@ class PromptKind(StrEnum):
     long = "long"
 
 
-def _kept() -> Path:
-    """The lab's cache where there is one, which every checkout shares; else the project's own."""
-    return (_LAB if _LAB.is_dir() else CACHE) / "bench"
+def kept() -> Path:
+    """The lab's cache where there is one, which every checkout shares; else the project's own.
+
+    What the project's own holds stays in use: it was filled before there was a lab.
+    """
+    own = CACHE / "bench"
+    return _LAB / "bench" if _LAB.is_dir() and not own.is_dir() else own
 
 
 def serve(
@@ -72,7 +76,7 @@ def serve(
     prompts: list[Prompt] = [one.value for one in prompt or list(PromptKind)]
     setting = Setting(
         model=model, streams=sorted(set(streams or [1, 4, 16])), prompts=prompts, rounds=rounds,
-        turns=turns, engine=engine, cache=cache or _kept(), llama=not without_llama,
+        turns=turns, engine=engine, cache=cache or kept(), llama=not without_llama,
     )  # fmt: skip
     # The engines are processes of their own: whoever ends this is to end them.
     signal.signal(signal.SIGTERM, _ended)

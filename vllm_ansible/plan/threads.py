@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # Up to so many cores nothing is left over that threads could be kept away from.
 FEW_CORES = 2
-# More were faster by little on a quiet computer and slower by half on a busy one (docs/tuning.md).
-AMD_LOOKS = 2000
+# Fewer gained nothing for one stream; more lose more on a busy computer (docs/tuning.md).
+AMD_LOOKS = 5000
 
 
 def environment(context: Context, words: Instance, bound: str) -> dict[str, str]:
