@@ -54,7 +54,7 @@ def arguments(context: Context, words: Instance) -> dict[str, bool]:
     if compiled(context, "cpu", words):
         context.because(
             f"{words.name}.compile", "true",
-            "1.0 to 1.5 times the defaults' tokens/s; the first start takes two minutes more"
+            "1.0 to 1.7 times the defaults' tokens/s; the first start takes two minutes more"
             ", later ones some 20 s",
         )  # fmt: skip
         return {}
