@@ -160,8 +160,29 @@ def test_of_a_secret_mode_and_owner_are_compared_and_no_more() -> None:
     assert without(next(sealed), secrets) == without(next(sealed), secrets)
 
 
+def test_of_a_generation_s_copy_of_a_secret_as_much_is_compared_as_of_the_secret() -> None:
+    secrets = ("/etc/vllm/api_key",)
+
+    def kept(key: str, config: str = "c", mode: str = "600") -> dict[str, Any]:
+        folder = "/var/lib/vllm/generations/abc/"
+        sums = {"/etc/vllm/a.yaml": config, "/etc/vllm/api_key": key}
+        files = [
+            {"path": path, "sha256": sums[path], "copy": f"files/{n}"}
+            for n, path in enumerate(sums)
+        ]
+        copies = {f"{folder}{one['copy']}": ["file", mode, "root", "root", one["sha256"]]
+                  for one in files}  # fmt: skip
+        return {f"{folder}generation.json:files": files, **copies}
+
+    one = without(kept("one"), secrets)
+    assert one == without(kept("another"), secrets)
+    assert one != without(kept("one", config="other"), secrets)
+    assert one != without(kept("one", mode="644"), secrets)
+
+
 def test_when_a_thing_was_done_does_not_tell_states_apart() -> None:
     record = {"files": [{"path": "/a", "seen": {"mtime_ns": 1}}], "filled": 2.0}
+    record |= {"saved": "2026-11-28T19:48:07Z", "written": {"/a": 1}}
     assert _leaving(record, _TIMES) == {"files": [{"path": "/a"}]}
 
 

@@ -12,13 +12,15 @@ from vllm_ansible.lab.system import run
 
 # Run by the machine's own Python. By path: kind, mode, owner, group, and a link's target, a file's
 # SHA-256 or, of the many files of an environment, its size. What a program writes as it runs is
-# left out: byte code, conda's history and its cache of packages.
+# left out: byte code, conda's history and its cache of packages, and the settings that git-lfs
+# writes for git when it is installed, each time in another order.
 _LOOK = r"""
 import grp, hashlib, json, os, pwd, stat, subprocess
 HASHED = ["/etc", "/srv/models", "/usr/local/bin", "/var/lib/vllm"]
 SIZED = ["/opt", "/var/cache/vllm-ansible"]
 LEFT_OUT = ("__pycache__", "pkgs", "ld.so.cache", "machine-id", "passwd-", "group-", "shadow-",
-            "gshadow-", ".pwd.lock", "resolv.conf", "mtab", "history", "shadow", "gshadow")
+            "gshadow-", ".pwd.lock", "resolv.conf", "mtab", "history", "shadow", "gshadow",
+            "gitconfig")
 
 def name(get, number):
     try:
@@ -66,9 +68,12 @@ for unit in sorted({"nginx.service", *(one for one in ours if one.endswith(".ser
 print(json.dumps({"files": files, "receipts": receipts, "units": units}))
 """
 # What differs each time that the same is done: when it was, and which inode it got.
-_TIMES = frozenset(("seen", "placed", "filled", "proved"))
+_TIMES = frozenset(("seen", "placed", "filled", "proved", "saved", "written"))
 # What tells a secret's change without the secret, made with a key of the host's own.
 _SEALS = frozenset(("seal",))
+# The files that a generation has copies of, and what tells their content.
+_KEPT = "generation.json:files"
+_SUMS = frozenset(("sha256",))
 
 State = dict[str, Any]
 
@@ -109,7 +114,17 @@ def without(state: Mapping[str, Any], secrets: tuple[str, ...]) -> State:
     """
     known = {path: _leaving(value, _SEALS) for path, value in state.items()}
     masked = {path for path in known if path.startswith(secrets)}
+    for path, files in known.items():
+        if path.endswith(_KEPT):
+            masked |= {path.removesuffix(_KEPT) + one["copy"] for one in _of(files, secrets)}
+            known[path] = [_leaving(one, _SUMS) if one in _of(files, secrets) else one
+                           for one in files]  # fmt: skip
     return {p: v[:4] if p in masked and isinstance(v, list) else v for p, v in known.items()}
+
+
+def _of(files: list[dict[str, Any]], secrets: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Those of a generation's files that are copies of secrets."""
+    return [one for one in files if one["path"].startswith(secrets)]
 
 
 def _leaving(value: Any, names: frozenset[str]) -> Any:
