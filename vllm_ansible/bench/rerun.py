@@ -24,6 +24,8 @@ from vllm_ansible.provisioning import ProvisionResult, TaskEvent, provision
 STANDIN = PROJECT / "tests" / "standin"
 _SHARED = ("lab_machines/connection.yml", "lab_origin.yml", "vllm/lab.yml", "vllm/standin.yml")
 _ORIGIN, _FIRST = 2, 11
+# What was changed by hand is kept there on purpose (docs/drift.md).
+_SET_ASIDE = "/var/lib/vllm/set-aside"
 # MiB of memory and of disk that must be free before a lab is begun.
 _MEMORY_BASE, _MEMORY_EACH = 1024, 256
 _DISK_BASE, _DISK_EACH = 2048, 768
@@ -169,7 +171,11 @@ class _Site:
                     for one in result.hosts[host].differences
                 ],
                 changed=result.hosts[host].changed,
-                left=differing(was, now),
+                left={
+                    path: what
+                    for path, what in differing(was, now).items()
+                    if not path.startswith(_SET_ASIDE)
+                },
             )
             for host, was, now in zip(hosts, before, after, strict=True)
         ]
