@@ -265,7 +265,7 @@ def test_each_load_is_asked_of_all_engines_before_the_next_one(tmp_path):
         load(tmp_path / "planned" / "api.sock", "m", Cell(8, 1, 5), "seed")
 
 
-def test_no_engine_is_always_asked_after_the_same_one():
+def test_each_load_and_each_turn_begin_with_another_engine():
     orders = [rotated(["defaults", "planned", "llama.cpp"], by) for by in range(4)]
     assert [order[0] for order in orders] == ["defaults", "planned", "llama.cpp", "defaults"]
     assert all(sorted(order) == ["defaults", "llama.cpp", "planned"] for order in orders)

@@ -116,15 +116,10 @@ def without(state: Mapping[str, Any], secrets: tuple[str, ...]) -> State:
     masked = {path for path in known if path.startswith(secrets)}
     for path, files in known.items():
         if path.endswith(_KEPT):
-            masked |= {path.removesuffix(_KEPT) + one["copy"] for one in _of(files, secrets)}
-            known[path] = [_leaving(one, _SUMS) if one in _of(files, secrets) else one
-                           for one in files]  # fmt: skip
+            copies = [one for one in files if one["path"].startswith(secrets)]
+            masked |= {path.removesuffix(_KEPT) + one["copy"] for one in copies}
+            known[path] = [_leaving(one, _SUMS) if one in copies else one for one in files]
     return {p: v[:4] if p in masked and isinstance(v, list) else v for p, v in known.items()}
-
-
-def _of(files: list[dict[str, Any]], secrets: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Those of a generation's files that are copies of secrets."""
-    return [one for one in files if one["path"].startswith(secrets)]
 
 
 def _leaving(value: Any, names: frozenset[str]) -> Any:
