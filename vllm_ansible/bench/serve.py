@@ -24,6 +24,8 @@ from vllm_ansible.bench.serve_report import (
     ServeReport,
 )
 from vllm_ansible.bench.serve_trial import Cell, Engine, HostError, load
+from vllm_ansible.paths import PROJECT
+from vllm_ansible.plan import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ _SLOTS = 16
 _KV_GIB = 1
 _PATIENCE = 900  # seconds until an engine must be ready
 _NAME = "bench"
+_PLUGINS = PROJECT / "roles/openai_server/files/python.d"
 _OFFLINE = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -255,6 +258,7 @@ def _planned(
     )
     for path, content in one.files.items():
         Path(path).write_text(content, encoding="utf-8")
+    shutil.copytree(_PLUGINS, own / Path(kernels.PLUGINS).name)
     config = own / "config.yaml"
     config.write_text(yaml.safe_dump(one.config), encoding="utf-8")
     (own / "cache").mkdir()

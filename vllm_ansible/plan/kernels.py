@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 # AMD's processors, and those made after them, have this instruction and nobody else does.
 AMD = "sse4a"
 ZEN = {"avx512f", AMD}
+# Instruction sets that compiled kernels are of, each with all before it.
+SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+# Where the plugin lies that has vLLM load the graphs that it has kept.
+PLUGINS = "/etc/vllm/python.d"
 
 
 def of_amd(context: Context) -> list[str]:
@@ -54,8 +58,7 @@ def arguments(context: Context, words: Instance) -> dict[str, bool]:
     if compiled(context, "cpu", words):
         context.because(
             f"{words.name}.compile", "true",
-            "1.0 to 1.7 times the defaults' tokens/s; the first start takes two minutes more"
-            ", later ones some 20 s",
+            "1.0 to 1.7 times the defaults' tokens/s; the first start takes two minutes more",
         )  # fmt: skip
         return {}
     context.because(
@@ -78,6 +81,20 @@ def environment(context: Context, words: Instance) -> dict[str, str]:
         return {"TORCH_COMPILE_DISABLE": "1"}
     if not context.data.versions.has_one_process(context.version):
         return {}
-    # What it keeps of the whole model it cannot load again on the CPU ("'function' object has no
-    # attribute 'finalize_loading'", 0.31.0): it would be compiled at each start.
-    return {"VLLM_USE_AOT_COMPILE": "0"}
+    if {"PYTHONPATH", "VLLM_PLUGINS"} & set(words.env):
+        # Without our plugin it cannot load again on the CPU what it has kept of the whole model
+        # ("'function' object has no attribute 'finalize_loading'"), and would compile it each time.
+        return {"VLLM_USE_AOT_COMPILE": "0"}
+    name = "-".join(["vllm", *_made_for(context)])
+    context.because(
+        f"{words.name}.compiled graph", f"kept in /var/cache/vllm/{words.name}/{name}",
+        "later starts neither trace nor compile the model; kept by what it was compiled for",
+    )  # fmt: skip
+    return {"PYTHONPATH": PLUGINS, "VLLM_CACHE_ROOT": f"/var/cache/vllm/{words.name}/{name}"}
+
+
+def _made_for(context: Context) -> list[str]:
+    """What a compiled graph is made for and vLLM does not look at before it loads one."""
+    sets = [one for one in SETS if one in context.facts.cpu_flags]
+    of_zen = [one.replace("==", "-") for one in of_amd(context) if one.startswith("zentorch")]
+    return [*sets[-1:], *of_zen]

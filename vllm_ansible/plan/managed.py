@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_ansible.plan import kernels
 from vllm_ansible.plan.result import (
     Lines,
     Link,
@@ -27,6 +28,11 @@ CURRENT = "/opt/vllm/current"
 RELEASES = "/opt/vllm/releases"
 MODELS = "/srv/models"
 DOOR_LOG = "/var/log/nginx/vllm-access.json"
+# Of the plugin: its module, and how vLLM finds it.
+PLUGIN = f"{kernels.PLUGINS}/kept_graphs-1.0.dist-info"
+PLUGIN_FILES = (
+    f"{kernels.PLUGINS}/kept_graphs.py", f"{PLUGIN}/METADATA", f"{PLUGIN}/entry_points.txt",
+)  # fmt: skip
 # nginx's user, which may use the engines' sockets.
 NGINX_USER = "www-data"
 # The package's welcome page. The receipt keeps it only where it is off.
@@ -93,6 +99,7 @@ def of_server(
                 [
                     f"{UNITS}/nginx.service.d/vllm.conf",
                     f"{UNITS}/vllm@.service",
+                    *PLUGIN_FILES,
                     "/etc/nginx/conf.d/vllm.conf",
                 ]
             ),
@@ -103,8 +110,8 @@ def of_server(
         links=[Link(path=CURRENT, target=release)],
         units=[*(one.unit for one in instances), "nginx.service"],
         directories=[
-            CONFIG, STATE, RELEASES, MODELS, "/etc/nginx/vllm", f"{UNITS}/nginx.service.d",
-            *drop_ins,
+            CONFIG, kernels.PLUGINS, PLUGIN, STATE, RELEASES, MODELS, "/etc/nginx/vllm",
+            f"{UNITS}/nginx.service.d", *drop_ins,
         ],
         trees=[
             Tree(path=RELEASES, kind="releases"),
