@@ -181,7 +181,7 @@ def test_nodes_whose_processors_are_not_told_are_taken_for_rows():
 def test_an_engine_gets_no_more_memory_than_its_numa_node_has():
     words: dict[str, Any] = {"vllm_models": sized(4000)}
     one, two = ({**ONE, "model": "m", **more} for more in ({}, {"name": "b", "port": 8001}))
-    room = facts(cores=8, cpu_nodes=FOUR_EACH, memory_mib=24000)
+    room = facts(cores=8, cpu_nodes=FOUR_EACH, memory_mib=24000, cpu_flags=["avx2", "avx512f"])
     made = plan(room, **words, vllm_instances=[one, two])
     assert [i.environment["VLLM_CPU_KVCACHE_SPACE"] for i in made.instances] == ["2", "2"]
     assert plan(room, **words, vllm_instances=[one]).instances[0].environment[
@@ -406,10 +406,39 @@ def test_kernels_are_compiled_where_it_pays_or_is_asked_for(
     assert ("enforce-eager" not in instance.config) == compiled
     assert ("TORCH_COMPILE_DISABLE" not in instance.environment) == compiled
     assert ("g++" in made.apt) == compiled
-    spared = instance.environment.get("VLLM_USE_AOT_COMPILE") == "0"
-    assert spared == (compiled and version == "0.31.0")
+    kept = instance.environment.get("PYTHONPATH") == "/etc/vllm/python.d"
+    assert kept == (compiled and version == "0.31.0")
     wanted = "a.compile" if compiled else "a.enforce-eager"
     assert wanted in {reason.subject for reason in made.reasons}
+
+
+KEPT = [
+    # vLLM, the inventory's environment, the processor, where the compiled graph is kept
+    ("0.31.0", {}, ["avx2"], "/var/cache/vllm/a/vllm-avx2"),
+    ("0.31.0", {}, ["avx2", "avx512f", "avx512_bf16"], "/var/cache/vllm/a/vllm-avx512_bf16"),
+    ("0.31.0", {}, ["avx2", *AMD], "/var/cache/vllm/a/vllm-avx512f-zentorch-2.13.0.1"),
+    ("0.30.0", {}, ["avx2", *AMD], "/var/cache/vllm/a/vllm-avx512f-zentorch-2.13.0.0"),
+    # Without our plugin vLLM cannot load it.
+    ("0.31.0", {"PYTHONPATH": "/srv/python"}, ["avx2"], None),
+    ("0.31.0", {"VLLM_PLUGINS": "mine"}, ["avx2"], None),
+]
+
+
+@pytest.mark.parametrize(("version", "env", "processor", "place"), KEPT)
+def test_a_compiled_graph_is_kept_by_what_it_was_made_for(version, env, processor, place):
+    made = plan(
+        facts(memory_mib=32000, cpu_flags=processor),
+        vllm_engine={"version": version, "accept_vulnerable": True},
+        vllm_instances=[{**ONE, "env": env}],
+    )
+    environment = made.instances[0].environment
+    if place is None:
+        assert environment["VLLM_USE_AOT_COMPILE"] == "0"
+        assert environment["VLLM_CACHE_ROOT"] == "/var/cache/vllm/a/vllm"
+    else:
+        assert environment["VLLM_CACHE_ROOT"] == place
+        assert "VLLM_USE_AOT_COMPILE" not in environment
+    assert env.items() <= environment.items()
 
 
 def test_arguments_and_environment_of_the_inventory_win():
@@ -527,8 +556,45 @@ def test_the_difference_from_the_receipt():
     assert differences(first, facts()) == ["the host has no receipt: everything would be done"]
     known = facts(receipt={"plan_digest": first.digest, "content": first.receipt})
     assert differences(first, known) == []
-    other = plan(known, vllm_instances=[{**ONE, "dtype": "float32"}, TWO[1]])
+    other = plan(known, vllm_instances=[{**ONE, "dtype": "bfloat16"}, TWO[1]])
     assert differences(other, known) == [
         "instances: b is added",
         "instances: a is changed (config_digest)",
     ]
+
+
+FORMATS = [
+    # what the instance says, the processor, MiB of the model, of the host, its number format
+    ({}, ["avx2"], 1000, 16000, "float32"),
+    ({}, ["avx2", "avx512f"], 1000, 16000, "auto"),
+    ({"dtype": "bfloat16"}, ["avx2"], 1000, 16000, "bfloat16"),
+    ({"extra_args": {"quantization": "gptq"}}, ["avx2"], 1000, 16000, "auto"),
+    # 16000 MiB of weights do not fit.
+    ({}, ["avx2"], 8000, 16000, "auto"),
+]
+
+
+@pytest.mark.parametrize(("words", "flags", "size", "memory", "wanted"), FORMATS)
+def test_without_avx512_numbers_are_computed_in_32_bits(words, flags, size, memory, wanted):
+    made = plan(
+        facts(cpu_flags=flags, memory_mib=memory),
+        vllm_models=sized(size),
+        vllm_instances=[{**ONE, "model": "m", **words}],
+    )
+    assert made.instances[0].config["dtype"] == wanted
+    (reason,) = (one for one in made.reasons if one.subject == "a.dtype")
+    assert reason.value == wanted
+    assert ("too little" in reason.why) == (size == 8000)
+
+
+def test_weights_in_32_bits_count_twice():
+    def gib(**more: Any) -> int:
+        made = plan(
+            facts(cpu_flags=["avx2", "avx512f"], memory_mib=16000),
+            vllm_models=sized(4000),
+            vllm_instances=[{**ONE, "model": "m", **more}],
+        )
+        return int(made.instances[0].environment["VLLM_CPU_KVCACHE_SPACE"])
+
+    # Half of what 1024 for the system, 2048 for the engine and the weights leave.
+    assert (gib(), gib(dtype="float32")) == (4, 2)

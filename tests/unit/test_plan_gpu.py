@@ -66,12 +66,12 @@ CHOICES = [
     ("gpu-mig-slice", {}, "gpu", "0.31.0", "auto"),
     ("gpu-driver-too-old", OLD, "gpu", "0.19.1", "auto"),
     ("gpu-driver-too-old", {"device": "gpu", **OLD}, "gpu", "0.19.1", "auto"),
-    ("gpu-driver-too-old", {"device": "cpu"}, "cpu", "0.31.0", "auto"),
+    ("gpu-driver-too-old", {"device": "cpu"}, "cpu", "0.31.0", "float32"),
     ("gpu-driver-too-old", {"version": "0.5.0.post1", **OLD}, "gpu", "0.5.0.post1", "auto"),
-    ("gpu-driver-too-old", {"version": "0.31.0"}, "cpu", "0.31.0", "auto"),
-    ("gpu-no-driver", {}, "cpu", "0.31.0", "auto"),
+    ("gpu-driver-too-old", {"version": "0.31.0"}, "cpu", "0.31.0", "float32"),
+    ("gpu-no-driver", {}, "cpu", "0.31.0", "float32"),
     ("gpu-wedged", {}, "cpu", "0.31.0", "auto"),
-    ("cpu-2-cores-avx2", {}, "cpu", "0.31.0", "auto"),
+    ("cpu-2-cores-avx2", {}, "cpu", "0.31.0", "float32"),
 ]
 
 

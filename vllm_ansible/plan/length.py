@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vllm_ansible.schema import Instance
 
 GIB = 2**30
+# Number formats of four bytes.
+WIDE = {"float32", "float"}
 # Tokens of one block of the cache on a CPU, the largest that is used; vLLM keeps one for itself.
 BLOCK = 128
 # The parts of a spanning engine that each hold a part of every token's cache.
@@ -30,7 +32,7 @@ def bytes_per_token(words: Instance, model: Model) -> int | None:
         return None
     said = gpu.arguments(words)
     size = model.kv_bytes_per_token
-    if words.dtype in {"float32", "float"}:
+    if words.dtype in WIDE:
         size *= 2
     if str(said.get("kv-cache-dtype", "")).startswith("fp8"):
         size = model.kv_bytes_per_token // 2

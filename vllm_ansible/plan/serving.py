@@ -5,7 +5,18 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_ansible.plan import gpu, kernels, kinds, length, logs, share, spread, threads, unit
+from vllm_ansible.plan import (
+    formats,
+    gpu,
+    kernels,
+    kinds,
+    length,
+    logs,
+    share,
+    spread,
+    threads,
+    unit,
+)
 from vllm_ansible.plan.context import SAID
 from vllm_ansible.plan.result import InstancePlan, ModelSnapshot, PlacedFile
 from vllm_ansible.schema.words import SECRET_NAME, SECRET_OPTION
@@ -90,6 +101,9 @@ def choose_instances(
     if device == "gpu":
         spread_out = spread.over_gpus(context, sizes)
         context.words = context.words.model_copy(update={"instances": spread_out})
+    else:
+        settled = formats.settled(context, sizes)
+        context.words = context.words.model_copy(update={"instances": settled})
     parts = _parts(context, device, by_name, sizes)
     _same_names(context)
     return [
@@ -233,11 +247,13 @@ def door_address(listen: list[str]) -> str:
 def _arguments(context: Context, device: Device, words: Instance, part: Part) -> dict[str, Any]:
     """The arguments of `vllm serve` that the version has and the instance wants."""
     model, known = context.models[words.model], context.data.versions.knows_flag
-    config: dict[str, Any] = {"dtype": gpu.choose_dtype(context, words, part.share)}
+    config: dict[str, Any] = {"dtype": words.dtype}
     if part.share is not None and part.share.memory_share is not None:
         config["gpu-memory-utilization"] = part.share.memory_share
     if device == "cpu":
         config |= kernels.arguments(context, words)
+    else:
+        config["dtype"] = gpu.choose_dtype(context, words, part.share)
     config |= length.arguments(context, device, words, model, part.cache_gib)
     _left_to_vllm(context, device, words)
     config |= kinds.arguments(context, words, model) | logs.arguments(context, words)

@@ -57,6 +57,40 @@ def domains(context: Context) -> list[Domain]:
     return [part for part in parts if part.instances] if fits else whole
 
 
+def engine_mib(words: Instance, sizes: Mapping[str, int]) -> int:
+    """MiB that an engine needs besides its KV cache.
+
+    Args:
+        words: The instance.
+        sizes: Weights in MiB, as the models' files have them: of 16-bit numbers, as a rule.
+    """
+    wide = words.dtype in length.WIDE
+    return ENGINE_OVERHEAD_MIB + sizes[words.model] * (2 if wide else 1)
+
+
+def fits(context: Context, instances: list[Instance], sizes: Mapping[str, int]) -> bool:
+    """Whether the host's NUMA nodes have the memory for these in the place of its instances.
+
+    Args:
+        context: The host's words and facts.
+        instances: The same instances, in another number format.
+        sizes: Their weights in MiB.
+    """
+    by_name = {one.name: one for one in instances}
+    return all(
+        SYSTEM_RESERVE_MIB + sum(
+            engine_mib(one, sizes) + MIB_PER_GIB * _least(one, context.models[one.model])
+            for one in (by_name[other.name] for other in domain.instances)
+        ) <= domain.memory_mib
+        for domain in domains(context)
+    )  # fmt: skip
+
+
+def _least(words: Instance, model: Model) -> int:
+    """GiB of KV cache, as said or for one of the longest texts."""
+    return words.kv_cache_gib or length.needed_gib(words, model)
+
+
 def kv_cache(
     context: Context, models: Mapping[str, Model], sizes: Mapping[str, int]
 ) -> dict[str, int]:
@@ -79,8 +113,8 @@ def _caches(
     context: Context, domain: Domain, models: Mapping[str, Model], sizes: Mapping[str, int]
 ) -> dict[str, int]:
     instances, total = domain.instances, domain.memory_mib
-    least = {i.name: i.kv_cache_gib or length.needed_gib(i, models[i.model]) for i in instances}
-    fixed = SYSTEM_RESERVE_MIB + sum(ENGINE_OVERHEAD_MIB + sizes[i.model] for i in instances)
+    least = {i.name: _least(i, models[i.model]) for i in instances}
+    fixed = SYSTEM_RESERVE_MIB + sum(engine_mib(i, sizes) for i in instances)
     needed = fixed + sum(least.values()) * MIB_PER_GIB
     if total < needed:
         whose, spanned = "the host", ""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from vllm_ansible.plan import length, serving, unit
 from vllm_ansible.plan.result import PlacedFile, Rehearsal
 from vllm_ansible.plan.share import (
-    ENGINE_OVERHEAD_MIB,
     KV_CACHE,
     MIB_PER_GIB,
     SYSTEM_RESERVE_MIB,
     domains,
+    engine_mib,
 )
 from vllm_ansible.schema.words import TRIAL
 
@@ -90,12 +90,13 @@ def _fits_beside(
         return False, f"the size of {one.model} is not known: {only}"
     domain = next(part for part in domains(context) if one.name in {i.name for i in part.instances})
     total, beside = domain.memory_mib, {other.name for other in domain.instances}
+    each = {words.name: engine_mib(words, sizes) for words in context.words.instances}
     taken = SYSTEM_RESERVE_MIB + sum(
-        ENGINE_OVERHEAD_MIB + sizes[other.model] + int(other.environment[KV_CACHE]) * MIB_PER_GIB
+        each[other.name] + int(other.environment[KV_CACHE]) * MIB_PER_GIB
         for other in instances
         if other.name in beside
     )
-    needed = ENGINE_OVERHEAD_MIB + sizes[one.model] + gib * MIB_PER_GIB
+    needed = each[one.name] + gib * MIB_PER_GIB
     figures = (
         f"it needs {needed} MiB with a KV cache of {gib} GiB, {max(0, total - taken)} are left"
     )

@@ -1,0 +1,49 @@
+"""In which number format an engine on the CPU computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_ansible.plan import gpu, share
+from vllm_ansible.plan.context import SAID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_ansible.plan.context import Context
+    from vllm_ansible.schema import Instance
+
+WIDE = "float32"
+
+
+def settled(context: Context, sizes: Mapping[str, int]) -> list[Instance]:
+    """The instances, those that leave their number format open with the one that is computed in.
+
+    Below AVX512 oneDNN has no products of 16-bit numbers ("could not create a primitive descriptor
+    for the matmul primitive"), and vLLM falls back to torch's, which are slow: a third of the
+    tokens/s at sixteen streams, a fifth of the speed of reading prompts (docs/tuning.md).
+
+    Args:
+        context: Inputs and findings; its reasons grow.
+        sizes: Weights in MiB, as the models' files have them; 0 where they are not known.
+    """
+    given = context.words.instances
+    wide = [_widened(context, one) for one in given]
+    fits = share.fits(context, wide, sizes)
+    for one, other in zip(given, wide, strict=True):
+        why = "the model's own" if one.dtype == "auto" else SAID
+        if one.dtype != other.dtype:
+            why = "no AVX512, so 16-bit numbers have no fast products here" + (
+                "" if fits else ", and the memory is too little for 32-bit weights"
+            )
+        context.because(f"{one.name}.dtype", other.dtype if fits else one.dtype, why)
+    return wide if fits else given
+
+
+def _widened(context: Context, one: Instance) -> Instance:
+    facts, versions = context.facts, context.data.versions
+    narrow = facts.architecture == "x86_64" and "avx512f" not in facts.cpu_flags
+    # Measured with models of texts and the engine that has one process.
+    seen = versions.has_one_process(context.version) and context.models[one.model].kind == "text"
+    free = one.dtype == "auto" and not {"dtype", "quantization"} & set(gpu.arguments(one))
+    return one.model_copy(update={"dtype": WIDE}) if narrow and seen and free else one
