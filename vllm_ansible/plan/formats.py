@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vllm_ansible.plan.context import Context
     from vllm_ansible.schema import Instance
 
-WIDE = "float32"
-
 
 def settled(context: Context, sizes: Mapping[str, int]) -> list[Instance]:
     """The instances, those that leave their number format open with the one that is computed in.
@@ -46,4 +44,4 @@ def _widened(context: Context, one: Instance) -> Instance:
     # Measured with models of texts and the engine that has one process.
     seen = versions.has_one_process(context.version) and context.models[one.model].kind == "text"
     free = one.dtype == "auto" and not {"dtype", "quantization"} & set(gpu.arguments(one))
-    return one.model_copy(update={"dtype": WIDE}) if narrow and seen and free else one
+    return one.model_copy(update={"dtype": "float32"}) if narrow and seen and free else one

@@ -247,18 +247,19 @@ def door_address(listen: list[str]) -> str:
 def _arguments(context: Context, device: Device, words: Instance, part: Part) -> dict[str, Any]:
     """The arguments of `vllm serve` that the version has and the instance wants."""
     model, known = context.models[words.model], context.data.versions.knows_flag
-    config: dict[str, Any] = {"dtype": words.dtype}
+    on_cpu = device == "cpu"
+    config: dict[str, Any] = {
+        "dtype": words.dtype if on_cpu else gpu.choose_dtype(context, words, part.share)
+    }
     if part.share is not None and part.share.memory_share is not None:
         config["gpu-memory-utilization"] = part.share.memory_share
-    if device == "cpu":
+    if on_cpu:
         config |= kernels.arguments(context, words)
-    else:
-        config["dtype"] = gpu.choose_dtype(context, words, part.share)
     config |= length.arguments(context, device, words, model, part.cache_gib)
     _left_to_vllm(context, device, words)
     config |= kinds.arguments(context, words, model) | logs.arguments(context, words)
     optional: dict[str, Any] = {"shutdown-timeout": 30}
-    if device == "cpu":
+    if on_cpu:
         # Older engines die when one CPU step takes longer than their heartbeat.
         optional["disable-frontend-multiprocessing"] = True
     elif words.kv_cache_gib is not None:

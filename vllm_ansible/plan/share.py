@@ -78,12 +78,19 @@ def fits(context: Context, instances: list[Instance], sizes: Mapping[str, int]) 
     """
     by_name = {one.name: one for one in instances}
     return all(
-        SYSTEM_RESERVE_MIB + sum(
-            engine_mib(one, sizes) + MIB_PER_GIB * _least(one, context.models[one.model])
-            for one in (by_name[other.name] for other in domain.instances)
-        ) <= domain.memory_mib
-        for domain in domains(context)
-    )  # fmt: skip
+        _needed_mib([by_name[one.name] for one in part.instances], context.models, sizes)
+        <= part.memory_mib
+        for part in domains(context)
+    )
+
+
+def _needed_mib(
+    instances: list[Instance], models: Mapping[str, Model], sizes: Mapping[str, int]
+) -> int:
+    """MiB that instances need with the smallest KV caches, and the system beside them."""
+    return SYSTEM_RESERVE_MIB + sum(
+        engine_mib(one, sizes) + _least(one, models[one.model]) * MIB_PER_GIB for one in instances
+    )
 
 
 def _least(words: Instance, model: Model) -> int:
@@ -115,7 +122,7 @@ def _caches(
     instances, total = domain.instances, domain.memory_mib
     least = {i.name: _least(i, models[i.model]) for i in instances}
     fixed = SYSTEM_RESERVE_MIB + sum(engine_mib(i, sizes) for i in instances)
-    needed = fixed + sum(least.values()) * MIB_PER_GIB
+    needed = _needed_mib(instances, models, sizes)
     if total < needed:
         whose, spanned = "the host", ""
         if total < context.facts.memory_mib:
