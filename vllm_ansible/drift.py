@@ -85,7 +85,7 @@ class Drift(_Part):
 
     def verdict(self) -> str:
         """One sentence for the end."""
-        words = [f"{len(self.hosts)} hosts"]
+        words = ["1 host" if len(self.hosts) == 1 else f"{len(self.hosts)} hosts"]
         words += [f"drift on {', '.join(self.drifted)}"] if self.drifted else []
         words += [f"not looked at: {', '.join(self.unseen)}"] if self.unseen else []
         return "; ".join(words if len(words) > 1 else [*words, "no drift"])
@@ -93,8 +93,10 @@ class Drift(_Part):
 
 def table(drift: Drift) -> Table:
     """The differences as a table; one row for a host without any."""
-    shown = Table("host", "part", "what", "which", "expected", "found", title="Drift")
-    shown.title_justify = "left"
+    shown = Table(title="Drift", title_justify="left")
+    for column in ("host", "part", "what", "which", "expected", "found"):
+        # Paths are for copying: a cut one is of no use.
+        shown.add_column(column, overflow="fold")
     for host in drift.hosts:
         for row in _rows(host):
             shown.add_row(*map(escape, row))

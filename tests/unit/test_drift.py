@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from vllm_ansible.cli import drift as cli
-from vllm_ansible.drift import Drift, HostDrift, PartDrift
+from vllm_ansible.drift import Difference, Drift, HostDrift, PartDrift, table
 from vllm_ansible.provisioning import Failure, ProvisionError, ProvisionResult
 
 if TYPE_CHECKING:
@@ -97,4 +98,17 @@ def test_what_could_not_be_compared_is_no_drift() -> None:
     part = PartDrift(part="mirror", notice="the plan was not compared: nobody planned")
     drift = Drift(hosts=[HostDrift(host="store", parts=[part])])
     assert drift.drifted == []
-    assert drift.verdict() == "1 hosts; no drift"
+    assert drift.verdict() == "1 host; no drift"
+
+
+def test_a_long_path_is_whole_in_a_narrow_terminal() -> None:
+    path = "/etc/vllm/python.d/kept_graphs-1.0.dist-info/entry_points.txt"
+    one = Difference(kind="file", subject=path, expected="a regular file", found="none")
+    drift = Drift(
+        hosts=[HostDrift(host="cpu1", parts=[PartDrift(part="server", differences=[one])])]
+    )
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table(drift))
+    cells = [line.split("│")[4].strip() for line in capture.get().splitlines() if "│" in line]
+    assert "".join(cells) == path

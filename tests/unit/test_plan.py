@@ -571,6 +571,8 @@ FORMATS = [
     ({"extra_args": {"quantization": "gptq"}}, ["avx2"], 1000, 16000, "auto"),
     # 16000 MiB of weights do not fit.
     ({}, ["avx2"], 8000, 16000, "auto"),
+    # Nobody knows whether twice as much fits.
+    ({}, ["avx2"], 0, 16000, "auto"),
 ]
 
 

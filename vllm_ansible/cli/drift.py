@@ -65,7 +65,8 @@ def main(
     if as_json:
         sys.stdout.write(drift.model_dump_json(indent=2) + "\n")
     else:
-        console = Console()
+        # In a file or a pipe there is no terminal that a row must fit into.
+        console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(table(drift))
         console.print(escape(drift.verdict()))
     if drift.unseen:

@@ -27,15 +27,21 @@ def settled(context: Context, sizes: Mapping[str, int]) -> list[Instance]:
     """
     given = context.words.instances
     wide = [_widened(context, one) for one in given]
-    fits = share.fits(context, wide, sizes)
+    lack = _lack(context, wide, sizes)
     for one, other in zip(given, wide, strict=True):
         why = "the model's own" if one.dtype == "auto" else SAID
         if one.dtype != other.dtype:
-            why = "no AVX512, so 16-bit numbers have no fast products here" + (
-                "" if fits else ", and the memory is too little for 32-bit weights"
-            )
-        context.because(f"{one.name}.dtype", other.dtype if fits else one.dtype, why)
-    return wide if fits else given
+            why = f"no AVX512, so 16-bit numbers have no fast products here{lack}"
+        context.because(f"{one.name}.dtype", one.dtype if lack else other.dtype, why)
+    return given if lack else wide
+
+
+def _lack(context: Context, wide: list[Instance], sizes: Mapping[str, int]) -> str:
+    """What forbids 32-bit weights, as the end of a sentence; empty where nothing does."""
+    unknown = sorted(name for name, size in sizes.items() if size == 0)
+    if unknown:
+        return f", but the size of {', '.join(unknown)} is not known"
+    return "" if share.fits(context, wide, sizes) else ", but the memory is too little for 32 bits"
 
 
 def _widened(context: Context, one: Instance) -> Instance:
