@@ -589,6 +589,16 @@ def test_without_avx512_numbers_are_computed_in_32_bits(words, flags, size, memo
     assert ("too little" in reason.why) == (size == 8000)
 
 
+def test_an_encoder_of_unknown_size_leaves_the_others_their_32_bits():
+    encoder = {"name": "e", "model": "bge-small-zh-v1.5", "port": 8001}
+    made = plan(
+        facts(cpu_flags=["avx2"], memory_mib=16000),
+        vllm_models=sized(1000),
+        vllm_instances=[{**ONE, "model": "m"}, encoder],
+    )
+    assert [one.config["dtype"] for one in made.instances] == ["float32", "auto"]
+
+
 def test_weights_in_32_bits_count_twice():
     def gib(**more: Any) -> int:
         made = plan(

@@ -38,7 +38,8 @@ def settled(context: Context, sizes: Mapping[str, int]) -> list[Instance]:
 
 def _lack(context: Context, wide: list[Instance], sizes: Mapping[str, int]) -> str:
     """What forbids 32-bit weights, as the end of a sentence; empty where nothing does."""
-    unknown = sorted(name for name, size in sizes.items() if size == 0)
+    changed = [one for one in wide if one not in context.words.instances]
+    unknown = sorted({one.model for one in changed if sizes[one.model] == 0})
     if unknown:
         return f", but the size of {', '.join(unknown)} is not known"
     return "" if share.fits(context, wide, sizes) else ", but the memory is too little for 32 bits"
