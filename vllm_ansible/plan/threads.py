@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # Up to so many cores nothing is left over that threads could be kept away from.
 FEW_CORES = 2
-# Fewer gained nothing for one stream; more lose more on a busy computer (docs/tuning.md).
-AMD_LOOKS = 5000
+# Fewer gained less for one stream; more lose more on a busy computer (docs/tuning.md).
+LOOKS = 5000
 
 
 def environment(context: Context, words: Instance, bound: str) -> dict[str, str]:
@@ -55,19 +55,15 @@ def _threads(context: Context, words: Instance) -> int:
 
 
 def _waiting(context: Context, words: Instance) -> dict[str, str]:
-    """How threads wait for each other between two parts of a step: awake for a while, or asleep.
+    """How threads wait for each other between two parts of a step: awake for a while, then asleep.
 
     GNU's OpenMP has them look without rest. With other work on the cores they then keep each other
-    waiting: 0.03 to 0.3 of the defaults' tokens/s. To be woken takes time as well: on AMD's
-    processors two threads that sleep were half as fast as one, two that look first were faster.
+    waiting: 0.03 to 0.3 of the defaults' tokens/s. But to be woken takes time, too: threads that
+    sleep at once had two thirds of the tokens/s at one stream, on AMD's processors half.
     """
-    if kernels.AMD in context.facts.cpu_flags:
-        why = "looks for work before a thread sleeps: awake between two kernels, asleep otherwise"
-        context.because(f"{words.name}.GOMP_SPINCOUNT", AMD_LOOKS, why)
-        return {"GOMP_SPINCOUNT": str(AMD_LOOKS)}
-    why = "threads sleep while they wait: other work on the cores does not make them stand still"
-    context.because(f"{words.name}.OMP_WAIT_POLICY", "passive", why)
-    return {"OMP_WAIT_POLICY": "passive"}
+    why = "looks for work before a thread sleeps: awake between two kernels, asleep otherwise"
+    context.because(f"{words.name}.GOMP_SPINCOUNT", LOOKS, why)
+    return {"GOMP_SPINCOUNT": str(LOOKS)}
 
 
 def one_process(context: Context, words: Instance) -> bool:
