@@ -51,7 +51,7 @@ class ServeSubcommand:
         words = []
         for name in [names] if isinstance(names, str) else names:
             words += ["--model", name]
-        for flag in ("uds", "host", "port"):
+        for flag in ("uds", "host", "port", "max-model-len"):
             words += [f"--{flag}", str(options[flag])] if flag in options else []
         for trouble in ("ill", "hang"):
             Path(trouble).unlink(missing_ok=True)
