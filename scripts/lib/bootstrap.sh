@@ -57,6 +57,8 @@ ensure_environment() {
     fail "no Python 3.11, 3.12 or 3.13 on PATH, and this system's own is another"
   ensure_venv_module "$python"
   printf 'Making the controller environment in .venv (half a minute, once) ...\n' >&2
+  # Of a link, what it leads to would be emptied, which may be another clone's.
+  [ ! -L "$project/.venv" ] || rm "$project/.venv"
   "$python" -m venv --clear "$project/.venv" || fail "could not make $project/.venv"
   log=$project/.venv/install.log
   if ! "$project/.venv/bin/python" -m pip install --disable-pip-version-check --require-hashes \
