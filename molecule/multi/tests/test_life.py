@@ -138,10 +138,17 @@ def test_one_that_changes_is_restarted_alone(chat, vectors, quiet):
 
 def test_one_that_goes_leaves_its_neighbour_alone(chat, vectors, quiet):
     _, other = words()
+    before = settings(vectors)
     play("site.yml", INVENTORY, variables={"vllm_instances": [other]})
     assert vectors.ask().status_code == httpx.codes.OK
     assert chat.processes() == {}
     assert chat.health() == 0
     left = chat.host.run("ls -d /etc/vllm/chat.* /etc/systemd/system/vllm@chat* /run/vllm/chat")
     assert left.stdout == ""
-    assert vectors.processes() == quiet
+    # Cores that nobody has asked for fall to who stays, and it is restarted for them alone.
+    assert (vectors.processes() == quiet) == (settings(vectors) == before)
+
+
+def settings(one):
+    """What an instance is started with."""
+    return one.host.check_output(f"sha256sum /etc/vllm/{one.unit.split('@')[1].split('.')[0]}.*")
