@@ -151,4 +151,4 @@ def test_one_that_goes_leaves_its_neighbour_alone(chat, vectors, quiet):
 
 def settings(one):
     """What an instance is started with."""
-    return one.host.check_output(f"sha256sum /etc/vllm/{one.unit.split('@')[1].split('.')[0]}.*")
+    return one.host.check_output(f"sha256sum /etc/vllm/{one.name}.*")
