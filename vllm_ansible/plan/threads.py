@@ -59,7 +59,7 @@ def _waiting(context: Context, words: Instance) -> dict[str, str]:
 
     GNU's OpenMP has them look without rest. With other work on the cores they then keep each other
     waiting: 0.03 to 0.3 of the defaults' tokens/s. But to be woken takes time, too: threads that
-    sleep at once had two thirds of the tokens/s at one stream, on AMD's processors half.
+    sleep at once had 0.7 to 0.8 of the tokens/s at one stream, on AMD's processors half.
     """
     why = "looks for work before a thread sleeps: awake between two kernels, asleep otherwise"
     context.because(f"{words.name}.GOMP_SPINCOUNT", LOOKS, why)
