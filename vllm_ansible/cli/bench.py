@@ -20,6 +20,7 @@ from vllm_ansible.bench.report import Run, SitesReport
 from vllm_ansible.bench.rerun_report import LEAST_FACTOR, RerunReport
 from vllm_ansible.bench.verdict import verdict_table
 from vllm_ansible.cli.bench_serve import serve
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
 from vllm_ansible.lab import LabError
@@ -80,7 +81,7 @@ def sites(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        print_sites(Console(), report)
+        print_sites(for_tables(), report)
     raise typer.Exit(0 if report.met else _MISSED)
 
 
@@ -116,7 +117,7 @@ def rerun(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        print_rerun(Console(), report)
+        print_rerun(for_tables(), report)
     raise typer.Exit(0 if report.met else _MISSED)
 
 

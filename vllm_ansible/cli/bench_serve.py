@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vllm_ansible.bench.serve_report import Candidate, Prompt, ServeError, ServeReport
 from vllm_ansible.bench.verdict import verdict_table
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.paths import CACHE
 
 _MISSED = 3
@@ -88,7 +89,7 @@ def serve(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        print_serve(Console(), report)
+        print_serve(for_tables(), report)
     raise typer.Exit(0 if report.met else _MISSED)
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.cli.options import Inventories, Limit, Log, VaultPasswordFile, refuse_missing
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
@@ -65,8 +66,7 @@ def main(
     if as_json:
         sys.stdout.write(drift.model_dump_json(indent=2) + "\n")
     else:
-        # In a file or a pipe there is no terminal that a row must fit into.
-        console = Console(width=None if sys.stdout.isatty() else 140)
+        console = for_tables()
         console.print(table(drift))
         console.print(escape(drift.verdict()))
     if drift.unseen:

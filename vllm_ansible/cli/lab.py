@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vllm_ansible import lab
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.lab import ssh as lab_ssh
 from vllm_ansible.lab.machine import Machine
 from vllm_ansible.lab.system import Progress
@@ -81,7 +82,7 @@ def status(
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
         return
-    console = Console()
+    console = for_tables()
     table = Table("machine", "address", "state", "failed units", "image", title=f"lab {spec.name}")
     for one in report.machines:
         style = _STYLES.get(one.state, "dim")
@@ -90,7 +91,7 @@ def status(
         table.add_row(one.name, one.address, state, escape(failed), one.image or "")
     console.print(table)
     parts = [f"{name} {'up' if there else 'absent'}" for name, there in report.network.items()]
-    console.print(f"{spec.bridge} {spec.subnet}: {', '.join(parts)}", highlight=False)
+    console.print(f"{spec.bridge} {spec.subnet}: {', '.join(parts)}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vllm_ansible import paths
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.cli.options import Limit, VaultPasswordFile
 from vllm_ansible.data import DataError, project_data
 from vllm_ansible.inventory import Inventory, InventoryError, WebuiHost, facts_file, read_inventory
@@ -213,8 +214,7 @@ def _print_json(results: list[Planned], pages: list[dict[str, Any]], shortages: 
 
 
 def _print_tables(results: list[Planned]) -> None:
-    # In a file or a pipe a notice stays on one line, where it can be searched for.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = for_tables()
     for result in results:
         plan = result.plan
         table = Table(title=f"{plan.host}  ({result.facts_from})", title_justify="left")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.cli.options import Inventories, Limit, Log, VaultPasswordFile, refuse_missing
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure, print_summary
@@ -64,7 +65,7 @@ def main(
     if as_json:
         sys.stdout.write(result.model_dump_json(indent=2) + "\n")
     else:
-        print_summary(Console(), result)
+        print_summary(for_tables(), result)
 
 
 def print_json_failure(error: ProvisionError) -> None:

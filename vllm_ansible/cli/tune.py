@@ -22,6 +22,7 @@ from vllm_ansible.bench.tune import (
     search_host,
     words_file,
 )
+from vllm_ansible.cli.console import for_tables
 from vllm_ansible.cli.options import VaultPasswordFile
 from vllm_ansible.cli.progress import watcher
 from vllm_ansible.cli.summary import print_failure
@@ -76,7 +77,7 @@ def main(
         print_failure(errors, error)
         raise typer.Exit(1) from error
     winner = best(found)
-    print_found(Console(), found, winner)
+    print_found(for_tables(), found, winner)
     before, after = changed_file(file, tried[0].instance.name, winner.candidate.words)
     sys.stdout.writelines(
         difflib.unified_diff(
