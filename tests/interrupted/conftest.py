@@ -131,6 +131,12 @@ def step() -> int:
 
 
 @pytest.fixture(scope="session")
+def first(step: int) -> int:
+    """After which task a run is killed first: VLLM_INTERRUPT_FIRST."""
+    return int(os.environ.get("VLLM_INTERRUPT_FIRST", step))
+
+
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The lab; VLLM_INTERRUPT_MACHINES says how many servers are killed at a time."""
     if os.geteuid() != 0:

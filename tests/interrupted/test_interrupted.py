@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -35,14 +36,14 @@ def tell(text: str) -> None:
 
 
 def disturbed(
-    site: Site, free: queue.Queue[str], undisturbed: dict[str, tuple[Run, State]], after: int
-) -> dict[str, Any]:
+    site: Site, free: queue.Queue[str], undisturbed: dict[str, tuple[Run, State]],
+    after: int, delay: float,
+) -> dict[str, Any]:  # fmt: skip
     """What is wrong after a run that was killed after so many tasks, and another."""
     host = free.get()
     try:
         site.fresh(host)
-        # Between two tasks and within one, in turn.
-        killed = site.run(host, kill_after=after, delay=0.4 * (after % 2))
+        killed = site.run(host, kill_after=after, delay=delay)
         if killed.status != -9 or len(killed.tasks) != after + 1:
             return {"not killed": [killed.status, len(killed.tasks), killed.output[-2000:]]}
         again = site.run(host)
@@ -55,15 +56,20 @@ def disturbed(
 
 
 def test_a_run_that_is_killed_after_any_task_is_completed_by_the_next(
-    site: Site, free: queue.Queue[str], undisturbed: dict[str, tuple[Run, State]], step: int
-) -> None:
+    site: Site, free: queue.Queue[str], undisturbed: dict[str, tuple[Run, State]],
+    first: int, step: int,
+) -> None:  # fmt: skip
     tasks = len(undisturbed[site.hosts[0]][0].tasks)
-    points = range(step, tasks, step)
+    points = range(first, tasks, step)
     assert len(points) > 0
     tell(f"a run has {tasks} tasks; it is killed after {', '.join(map(str, points))}")
     wrong: dict[int, Any] = {}
     with ThreadPoolExecutor(len(site.hosts)) as pool:
-        ends = pool.map(lambda after: disturbed(site, free, undisturbed, after), points)
+        # Between two tasks and within one, in turn.
+        delays = itertools.cycle((0.0, 0.4))
+        ends = pool.map(
+            lambda after, delay: disturbed(site, free, undisturbed, after, delay), points, delays
+        )
         for after, found in zip(points, ends, strict=True):
             tell(f"killed after {after}: {found or 'as undisturbed'}")
             wrong |= {after: found} if found else {}
