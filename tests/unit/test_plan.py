@@ -411,9 +411,11 @@ def test_kernels_are_compiled_where_it_pays_or_is_asked_for(
     assert wanted in {reason.subject for reason in made.reasons}
 
 
+FBGEMM = ["f16c", "fma"]
 KEPT = [
     # vLLM, the inventory's environment, the processor, where the compiled graph is kept
     ("0.31.0", {}, ["avx2"], "/var/cache/vllm/a/vllm-avx2"),
+    ("0.31.0", {}, ["avx2", *FBGEMM], "/var/cache/vllm/a/vllm-avx2-float16"),
     ("0.31.0", {}, ["avx2", "avx512f", "avx512_bf16"], "/var/cache/vllm/a/vllm-avx512_bf16"),
     ("0.31.0", {}, ["avx2", *AMD], "/var/cache/vllm/a/vllm-avx512f-zentorch-2.13.0.1"),
     ("0.30.0", {}, ["avx2", *AMD], "/var/cache/vllm/a/vllm-avx512f-zentorch-2.13.0.0"),
@@ -428,7 +430,8 @@ def test_a_compiled_graph_is_kept_by_what_it_was_made_for(version, env, processo
     made = plan(
         facts(memory_mib=32000, cpu_flags=processor),
         vllm_engine={"version": version, "accept_vulnerable": True},
-        vllm_instances=[{**ONE, "env": env}],
+        vllm_models=sized(100),
+        vllm_instances=[{**ONE, "model": "m", "env": env}],
     )
     environment = made.instances[0].environment
     if place is None:
@@ -438,6 +441,35 @@ def test_a_compiled_graph_is_kept_by_what_it_was_made_for(version, env, processo
         assert environment["VLLM_CACHE_ROOT"] == place
         assert "VLLM_USE_AOT_COMPILE" not in environment
     assert env.items() <= environment.items()
+
+
+HALF_WEIGHTS = [
+    # vLLM, the instance's words, the processor, whether weights are kept in float16
+    ("0.31.0", {}, ["avx2", *FBGEMM], True),
+    ("0.31.0", {"compile": False}, ["avx2", *FBGEMM], True),
+    ("0.31.0", {"dtype": "float32"}, ["avx2", *FBGEMM], True),
+    ("0.31.0", {"dtype": "bfloat16"}, ["avx2", *FBGEMM], False),
+    ("0.31.0", {}, ["avx2", "fma"], False),
+    ("0.31.0", {"dtype": "float32"}, ["avx2", *FBGEMM, "avx512f"], False),
+    ("0.31.0", {"env": {"PYTHONPATH": "/srv/python"}}, ["avx2", *FBGEMM], False),
+    ("0.31.0", {"env": {"LINEAR_WEIGHTS": "float32"}}, ["avx2", *FBGEMM], False),
+]
+
+
+@pytest.mark.parametrize(("version", "words", "processor", "half"), HALF_WEIGHTS)
+def test_weights_stay_small_where_the_processor_computes_with_32_bits(
+    version, words, processor, half
+):
+    made = plan(
+        facts(memory_mib=32000, cpu_flags=processor),
+        vllm_engine={"version": version, "accept_vulnerable": True},
+        vllm_models=sized(100),
+        vllm_instances=[{**ONE, "model": "m", **words}],
+    )
+    environment = made.instances[0].environment
+    assert (environment.get("LINEAR_WEIGHTS") == "float16") == half
+    assert ("a.LINEAR_WEIGHTS" in {reason.subject for reason in made.reasons}) == half
+    assert not half or environment["PYTHONPATH"] == "/etc/vllm/python.d"
 
 
 def test_arguments_and_environment_of_the_inventory_win():

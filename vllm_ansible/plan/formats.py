@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_ansible.plan import gpu, share
+from vllm_ansible.plan import gpu, kernels, share
 from vllm_ansible.plan.context import SAID
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ def _lack(context: Context, wide: list[Instance], sizes: Mapping[str, int]) -> s
 
 
 def _widened(context: Context, one: Instance) -> Instance:
-    facts, versions = context.facts, context.data.versions
-    narrow = facts.architecture == "x86_64" and "avx512f" not in facts.cpu_flags
     # Measured with models of texts and the engine that has one process.
-    seen = versions.has_one_process(context.version) and context.models[one.model].kind == "text"
+    text = context.models[one.model].kind == "text"
+    wide = (
+        kernels.narrow(context) and text and context.data.versions.has_one_process(context.version)
+    )
     free = one.dtype == "auto" and not {"dtype", "quantization"} & set(gpu.arguments(one))
-    return one.model_copy(update={"dtype": "float32"}) if narrow and seen and free else one
+    return one.model_copy(update={"dtype": "float32"}) if wide and free else one

@@ -28,10 +28,11 @@ CURRENT = "/opt/vllm/current"
 RELEASES = "/opt/vllm/releases"
 MODELS = "/srv/models"
 DOOR_LOG = "/var/log/nginx/vllm-access.json"
-# Of the plugin: its module, and how vLLM finds it.
+# Of the plugins: their modules, and how vLLM finds them.
 PLUGIN = f"{kernels.PLUGINS}/kept_graphs-1.0.dist-info"
 PLUGIN_FILES = (
-    f"{kernels.PLUGINS}/kept_graphs.py", f"{PLUGIN}/METADATA", f"{PLUGIN}/entry_points.txt",
+    f"{kernels.PLUGINS}/half_weights.py", f"{kernels.PLUGINS}/kept_graphs.py",
+    f"{PLUGIN}/METADATA", f"{PLUGIN}/entry_points.txt",
 )  # fmt: skip
 # nginx's user, which may use the engines' sockets.
 NGINX_USER = "www-data"

@@ -2,12 +2,29 @@
 
 import hashlib
 import json
+import shlex
 
 import pytest
-from conftest import MODEL, SERVERS
+from conftest import INSTANCE, MODEL, SERVERS, UNIT
 
 testinfra_hosts = SERVERS
 CURRENT = "/opt/vllm/current"
+PLUGINS = "/etc/vllm/python.d"
+# What the plugin says of weights, and how far its product is from torch's own.
+WEIGHTS = """
+import json, torch, half_weights
+torch.manual_seed(0)
+weight = torch.randn(96, 64).bfloat16().float()
+x, bias = torch.randn(3, 5, 64), torch.randn(96)
+product = half_weights.Linear(weight)(x, None, bias)
+print(json.dumps({
+    "of 16 bits": half_weights.fits(weight),
+    "of 32 bits": half_weights.fits(torch.randn(96, 64)),
+    "too large for float16": half_weights.fits(weight * 2.0**20),
+    "as small as a weight can be": half_weights.fits(weight * 2.0**-30),
+    "far": (product - torch.nn.functional.linear(x, weight, bias)).abs().max().item(),
+}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +121,24 @@ def test_the_receipt_lists_what_is_there(host, receipt):
         if item.get("sha256"):
             content = host.file(item["path"]).content
             assert hashlib.sha256(content).hexdigest() == item["sha256"], item["path"]
+
+
+def test_weights_of_16_bits_are_multiplied_as_they_are(host):
+    if not host.file(f"{PLUGINS}/half_weights.py").exists:
+        pytest.skip("this instance has no plugins")
+    python = f"PYTHONPATH={PLUGINS} {CURRENT}/bin/python -c {shlex.quote(WEIGHTS)}"
+    found = json.loads(host.check_output(python))
+    assert found.pop("far") < 1e-4
+    assert found == {
+        "of 16 bits": True,
+        "of 32 bits": False,
+        "too large for float16": False,
+        "as small as a weight can be": True,
+    }
+
+
+def test_the_engine_keeps_them_so_where_it_is_planned(host):
+    if "LINEAR_WEIGHTS=float16" not in host.file(f"/etc/vllm/{INSTANCE}.env").content_string:
+        pytest.skip("this processor computes with 16 bits")
+    journal = host.check_output(f"journalctl -o cat -u {UNIT}")
+    assert "weights of 16 bits are kept in float16" in journal
