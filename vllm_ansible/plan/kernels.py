@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_ansible.plan import length
+
 if TYPE_CHECKING:
     from vllm_ansible.data import Device
     from vllm_ansible.plan.context import Context
@@ -100,7 +102,7 @@ def _small_weights(context: Context, words: Instance) -> bool:
         return words.env[WEIGHTS] == HALF_FORMAT
     able = narrow(context) and set(context.facts.cpu_flags) >= HALF
     seen = context.data.versions.has_one_process(context.version)
-    if not (able and seen and words.dtype == "float32"):
+    if not (able and seen and words.dtype in length.WIDE):
         return False
     context.because(
         f"{words.name}.{WEIGHTS}", HALF_FORMAT,

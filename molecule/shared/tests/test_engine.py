@@ -126,7 +126,7 @@ def test_the_receipt_lists_what_is_there(host, receipt):
 def test_weights_of_16_bits_are_multiplied_as_they_are(host):
     if not host.file(f"{PLUGINS}/half_weights.py").exists:
         pytest.skip("this instance has no plugins")
-    python = f"PYTHONPATH={PLUGINS} {CURRENT}/bin/python -c {shlex.quote(WEIGHTS)}"
+    python = f"PYTHONPATH={PLUGINS} {CURRENT}/bin/python -B -c {shlex.quote(WEIGHTS)}"
     found = json.loads(host.check_output(python))
     assert found.pop("far") < 1e-4
     assert found == {
