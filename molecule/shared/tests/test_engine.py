@@ -138,7 +138,7 @@ def test_weights_of_16_bits_are_multiplied_as_they_are(host):
 
 
 def test_the_engine_keeps_them_so_where_it_is_planned(host):
-    if "LINEAR_WEIGHTS=float16" not in host.file(f"/etc/vllm/{INSTANCE}.env").content_string:
+    if 'LINEAR_WEIGHTS="float16"' not in host.file(f"/etc/vllm/{INSTANCE}.env").content_string:
         pytest.skip("this processor computes with 16 bits")
     journal = host.check_output(f"journalctl -o cat -u {UNIT}")
     assert "weights of 16 bits are kept in float16" in journal
