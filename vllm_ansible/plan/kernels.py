@@ -107,7 +107,7 @@ def _small_weights(context: Context, words: Instance) -> bool:
     context.because(
         f"{words.name}.{WEIGHTS}", HALF_FORMAT,
         "where the model's files have 16 bits FBGEMM multiplies these with 32-bit numbers, and "
-        "reads half the bytes: 1.3 to 1.6 times the tokens/s",
+        "reads half the bytes: 1.2 to 2.0 times the tokens/s",
     )  # fmt: skip
     return True
 
