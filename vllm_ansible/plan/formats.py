@@ -48,8 +48,7 @@ def _lack(context: Context, wide: list[Instance], sizes: Mapping[str, int]) -> s
 def _widened(context: Context, one: Instance) -> Instance:
     # Measured with models of texts and the engine that has one process.
     text = context.models[one.model].kind == "text"
-    wide = (
-        kernels.narrow(context) and text and context.data.versions.has_one_process(context.version)
-    )
+    seen = text and context.data.versions.has_one_process(context.version)
     free = one.dtype == "auto" and not {"dtype", "quantization"} & set(gpu.arguments(one))
-    return one.model_copy(update={"dtype": "float32"}) if wide and free else one
+    wide = kernels.narrow(context) and seen and free
+    return one.model_copy(update={"dtype": "float32"}) if wide else one
