@@ -444,32 +444,37 @@ def test_a_compiled_graph_is_kept_by_what_it_was_made_for(version, env, processo
 
 
 HALF_WEIGHTS = [
-    # vLLM, the instance's words, the processor, whether weights are kept in float16
-    ("0.31.0", {}, ["avx2", *FBGEMM], True),
-    ("0.31.0", {"compile": False}, ["avx2", *FBGEMM], True),
-    ("0.31.0", {"dtype": "float32"}, ["avx2", *FBGEMM], True),
-    ("0.31.0", {"dtype": "bfloat16"}, ["avx2", *FBGEMM], False),
-    ("0.31.0", {}, ["avx2", "fma"], False),
-    ("0.31.0", {"dtype": "float32"}, ["avx2", *FBGEMM, "avx512f"], False),
-    ("0.31.0", {"env": {"PYTHONPATH": "/srv/python"}}, ["avx2", *FBGEMM], False),
-    ("0.31.0", {"env": {"LINEAR_WEIGHTS": "float32"}}, ["avx2", *FBGEMM], False),
+    # the kind of its model, the instance's words, the processor, whether weights are in float16
+    ("text", {}, ["avx2", *FBGEMM], True),
+    ("text", {"compile": False}, ["avx2", *FBGEMM], True),
+    ("text", {"dtype": "float32"}, ["avx2", *FBGEMM], True),
+    ("text", {"dtype": "bfloat16"}, ["avx2", *FBGEMM], False),
+    ("text", {}, ["avx2", "fma"], False),
+    ("text", {"dtype": "float32"}, ["avx2", *FBGEMM, "avx512f"], False),
+    ("text", {"env": {"PYTHONPATH": "/srv/python"}}, ["avx2", *FBGEMM], False),
+    ("text", {"env": {"LINEAR_WEIGHTS": "float32"}}, ["avx2", *FBGEMM], False),
+    # Seen with models of texts alone.
+    ("embedding", {"dtype": "float32"}, ["avx2", *FBGEMM], False),
+    ("vision", {"dtype": "float32"}, ["avx2", *FBGEMM], False),
 ]
 
 
-@pytest.mark.parametrize(("version", "words", "processor", "half"), HALF_WEIGHTS)
-def test_weights_stay_small_where_the_processor_computes_with_32_bits(
-    version, words, processor, half
-):
+@pytest.mark.parametrize(("kind", "words", "processor", "half"), HALF_WEIGHTS)
+def test_weights_stay_small_where_the_processor_computes_with_32_bits(kind, words, processor, half):
     made = plan(
         facts(memory_mib=32000, cpu_flags=processor),
-        vllm_engine={"version": version, "accept_vulnerable": True},
-        vllm_models=sized(100),
+        vllm_models={"m": {**sized(100)["m"], "kind": kind}},
         vllm_instances=[{**ONE, "model": "m", **words}],
     )
     environment = made.instances[0].environment
     assert (environment.get("LINEAR_WEIGHTS") == "float16") == half
     assert ("a.LINEAR_WEIGHTS" in {reason.subject for reason in made.reasons}) == half
     assert not half or environment["PYTHONPATH"] == "/etc/vllm/python.d"
+
+
+def test_a_format_of_weights_that_no_plugin_knows_is_refused():
+    with pytest.raises(PlanError, match=r"LINEAR_WEIGHTS in env of a is 'bfloat16': it is float16"):
+        plan(vllm_instances=[{**ONE, "env": {"LINEAR_WEIGHTS": "bfloat16"}}])
 
 
 def test_arguments_and_environment_of_the_inventory_win():

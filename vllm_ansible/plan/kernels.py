@@ -16,6 +16,7 @@ AMD = "sse4a"
 ZEN = {"avx512f", AMD}
 # What our plugin looks at, and what FBGEMM multiplies weights in that format with.
 WEIGHTS, HALF_FORMAT, HALF = "LINEAR_WEIGHTS", "float16", {"avx2", "f16c", "fma"}
+FULL_FORMAT = "float32"
 # Instruction sets that compiled kernels are of, each with all before it.
 SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 # Where our plugins of vLLM's lie: one has it load graphs that it has kept, one keeps weights small.
@@ -98,10 +99,18 @@ def environment(context: Context, words: Instance) -> dict[str, str]:
 
 def _small_weights(context: Context, words: Instance) -> bool:
     """Whether our plugin keeps 16-bit weights as such though the engine computes with 32 bits."""
-    if WEIGHTS in words.env:
-        return words.env[WEIGHTS] == HALF_FORMAT
+    said = words.env.get(WEIGHTS)
+    if said is not None:
+        if said not in {HALF_FORMAT, FULL_FORMAT}:
+            context.problems.append(
+                f"{WEIGHTS} in env of {words.name} is '{said}': it is {HALF_FORMAT} or "
+                f"{FULL_FORMAT}; leave it out to have it planned"
+            )
+        return said == HALF_FORMAT
     able = narrow(context) and set(context.facts.cpu_flags) >= HALF
-    seen = context.data.versions.has_one_process(context.version)
+    # Measured with models of texts and the engine that has one process.
+    text = context.models[words.model].kind == "text"
+    seen = text and context.data.versions.has_one_process(context.version)
     if not (able and seen and words.dtype in length.WIDE):
         return False
     context.because(

@@ -8,6 +8,7 @@ A layer is multiplied so where that leaves its weights what they are in the mode
 others vLLM's own kernel takes care. Where vLLM has no such place to put a kernel, nothing changes.
 """
 
+import functools
 import logging
 import os
 import warnings
@@ -22,6 +23,8 @@ _LOST = 2.0**-25
 _MATRIX = 2
 _ROWS = 4096  # are looked at in one go
 
+_log = logging.getLogger("vllm.half_weights")
+_warn_once = functools.cache(_log.warning)
 _products: list[Any] = []
 
 
@@ -31,7 +34,6 @@ def register() -> None:
         return
     from vllm.model_executor.layers import utils
 
-    log = logging.getLogger("vllm.half_weights")
     dispatch = getattr(utils, "dispatch_cpu_unquantized_gemm", None)
     if dispatch is None or dispatch.__module__ == __name__:
         return
@@ -41,7 +43,7 @@ def register() -> None:
             product = Linear(layer.weight) if fits(layer.weight) else None
         except (AttributeError, RuntimeError) as error:
             # Of a torch without FBGEMM or TorchScript: slower, and no reason not to serve.
-            log.warning("weights are not kept in float16: %s", error)
+            _warn_once("weights are not kept in float16: %s", str(error))
             product = None
         if product is None:
             dispatch(layer, remove_weight)
@@ -51,7 +53,7 @@ def register() -> None:
             layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
 
     utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
-    log.info("weights of 16 bits are kept in float16")
+    _log.info("weights of 16 bits are kept in float16")
 
 
 def fits(weight: torch.Tensor) -> bool:
@@ -103,7 +105,14 @@ def _product(packed: Any) -> Any:
         return torch.jit.script(_Product(packed).eval()).forward
 
 
+@functools.cache
+def _count() -> None:
+    """Called at each product: before the first one all layers have been loaded."""
+    _log.info("weights of %d layers are kept in float16", len(_products))
+
+
 def _linear(x: torch.Tensor, which: torch.Tensor, _outputs: int) -> torch.Tensor:
+    _count()
     return _products[which.item()](x)
 
 
