@@ -11,7 +11,7 @@ description:
   - Asks C(/health) over the instance's Unix socket, or on its loopback address, and systemd about
     its unit, until it is ready.
   - Fails at once when the unit is not there, has failed, is stopped, or keeps restarting; the
-    message ends with the journal's last lines.
+    message has the last errors of its journal and ends with the journal's last lines.
 options:
   unit:
     description: The systemd unit.
@@ -88,6 +88,11 @@ state:
   description: Properties of the unit as systemd tells them.
   returned: always
   type: dict
+errors:
+  description: The last errors in the journal, each once, wherever above its end they are.
+  returned: failure
+  type: list
+  elements: str
 journal:
   description: The journal's last lines.
   returned: failure
@@ -102,10 +107,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.vllm_errors import HostError
 from ansible.module_utils.vllm_health import HEALTHY, health
 from ansible.module_utils.vllm_process import run
+from ansible.module_utils.vllm_raised import raised
 
 PROPERTIES = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus"
 # A unit is inactive for a moment between a start that does not block and its beginning.
 GRACE = 5.0
+# Lines of the journal in which errors are looked for: two attempts to start, with their tracebacks.
+LOOKED_AT = 1000
+ERRORS = 3
 
 
 def unit_state(unit: str) -> dict[str, str]:
@@ -189,11 +198,17 @@ class Watch:
     def failure(self, reason: str) -> HostError:
         """Return the error, with the journal's last words."""
         unit = self.params["unit"]
-        lines = journal(unit, self.params["journal_lines"])
-        text = "\n".join(lines)
+        lines = journal(unit, LOOKED_AT)
+        errors = raised(lines)[-ERRORS:]
+        last = lines[-self.params["journal_lines"] :]
+        told = ["Errors in its journal:", *errors] if errors else []
+        text = "\n".join(
+            [f"{unit} is not ready: {reason}.", *told, "The end of its journal:", *last]
+        )
         return HostError(
-            f"{unit} is not ready: {reason}. The end of its journal:\n{text}",
-            journal=lines,
+            text,
+            journal=last,
+            errors=errors,
             **self.result(ready=False),
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible.module_utils.vllm_errors import HostError
+from ansible.module_utils.vllm_raised import raised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ WORDS = [
     "game", "line",
 ]  # fmt: skip
 PAUSE = 0.1  # seconds between two looks
+LINES = 20  # of what an engine said last are told
 STOPPED_WITHIN = 30  # seconds; an engine that is still there then is killed
 MIB = 2**20
 
@@ -158,9 +160,10 @@ class Engine:
         if status is None and waited < self._timeout:
             return
         what = f"ended with status {status}" if status is not None else "is not ready"
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        said = "\n".join(lines)
-        raise HostError(f"{self._argv[0]} {what} after {waited:.0f} s; it said last:\n{said}")
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        why = "".join(f": {error}" for error in raised(lines)[-1:])
+        said = "\n".join(lines[-LINES:])
+        raise HostError(f"{self._argv[0]} {what} after {waited:.0f} s{why}\nIt said last:\n{said}")
 
     def _stop(self) -> None:
         """Ask its parent to end, as systemd does, then kill what is left of its session."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -17,6 +18,7 @@ from vllm_ansible.data import project_data
 from vllm_ansible.inventory import facts_file
 from vllm_ansible.paths import PROJECT
 from vllm_ansible.plan import HostFacts
+from vllm_ansible.provisioning import TaskEvent
 from vllm_ansible.schema import check_host
 
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ def inventory(tmp_path, monkeypatch):
     return folder
 
 
+def test_the_task_that_measures_has_the_name_that_is_looked_for():
+    play = yaml.safe_load((PROJECT / "playbooks/tune.yml").read_text("utf-8"))
+    assert tune.MEASURED in json.dumps(play)
+
+
 def found(label="x", rates=None, problem="", words=None):
     # What is compared are figures; the plan of each is not looked at.
     candidate = Candidate(label, words or {}, cast("InstancePlan", None))
@@ -53,6 +60,37 @@ def test_what_is_tried_is_planned_and_never_twice_the_same(inventory):
     assert len(plans) == len(set(plans)) > 3
     sizes = {one.label: one.instance.config.get("max-num-batched-tokens") for one in tried}
     assert sizes["max_num_batched_tokens: 512"] == 512
+
+
+def test_what_a_setting_needs_and_the_inventory_says_otherwise_is_known(inventory):
+    words = {**INSTANCE, "compile": False, "extra_args": {"max_num_batched_tokens": 1024}}
+    (inventory / "group_vars/vllm.yml").write_text(yaml.safe_dump({"vllm_instances": [words]}))
+    _, tried = tune.candidates(Search(inventory, "h", None, [1], instead=False))
+    by_label = {one.label: one for one in tried}
+    assert "g++" in by_label["compile: true"].os_packages
+    assert "g++" not in by_label["as it is"].os_packages
+    assert not by_label["as it is"].against
+    assert by_label["compile: true"].against == ["compile: false"]
+    assert by_label["max_num_batched_tokens: 512"].against == ["max_num_batched_tokens: 1024"]
+
+
+def test_each_setting_is_told_as_it_is_measured(inventory, monkeypatch):
+    host, tried = tune.candidates(Search(inventory, "h", None, [1], instead=False))
+    figures = {"problem": "it ended", "start_s": 0, "memory_mib": 0, "loads": []}
+
+    def provision(*_, on_event, extra_vars, **__):
+        on_event(TaskEvent("task", "Tune", tune.MEASURED, "", 1.0))
+        for _candidate in tried:
+            on_event(TaskEvent("item", "Tune", tune.MEASURED, host, 2.0))
+        Path(extra_vars["tune_result"]).write_text(json.dumps([figures] * len(tried)))
+
+    monkeypatch.setattr(tune, "provision", provision)
+    told: list[TaskEvent] = []
+    search = Search(inventory, "h", None, [1], instead=False)
+    assert len(tune.search_host(search, tried, told.append)) == len(tried)
+    said = [(one.host, one.message) for one in told if one.kind == "progress"]
+    count = len(tried)
+    assert said == [("h", f"{n} of {count}: {one.label}") for n, one in enumerate(tried, 1)]
 
 
 def test_neighbours_keep_their_cores():
@@ -93,16 +131,14 @@ def test_a_setting_that_does_not_run_never_wins():
 
 def test_the_table_names_the_best_and_why_a_setting_does_not_run():
     base, good = found("as it is"), found("compile: true", rates={1: 60.0, 16: 480.0})
-    said = (
-        "vllm ended after 9 s; it said last:\nsome line\nValueError: no such size\nSee root cause"
-    )
+    said = "vllm ended after 9 s: ValueError: no such size\nIt said last:\nRuntimeError: x"
     out = io.StringIO()
     shown = [base, good, found("cores: 3", rates={}, problem=said)]
     print_found(Console(file=out, width=160), shown, best(shown))
     text = out.getvalue()
     assert "1.20" in text
     assert "best" in text
-    assert "does not run: ValueError: no such size" in text
+    assert "cores: 3 does not run: vllm ended after 9 s: ValueError: no such size\n" in text
 
 
 def test_words_are_added_to_those_that_were_found_before(tmp_path):

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 
-from vllm_ansible.paths import PROJECT
 from vllm_ansible.progress import building
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import one of the project's module_utils as the modules do."""
-    paths = [*ansible.module_utils.__path__, str(PROJECT / "module_utils")]
-    monkeypatch.setattr(ansible.module_utils, "__path__", paths)
-    return importlib.import_module(f"ansible.module_utils.{name}")
+@pytest.fixture
+def wheel(module_util: Callable[[str], Any]) -> Any:
+    return module_util("vllm_wheel")
 
 
 @pytest.fixture
-def wheel(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return load("vllm_wheel", monkeypatch)
+def elf(module_util: Callable[[str], Any]) -> Any:
+    return module_util("vllm_elf")
 
 
 @pytest.fixture
-def elf(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return load("vllm_elf", monkeypatch)
+def unit(module_util: Callable[[str], Any]) -> Any:
+    return module_util("vllm_build_unit")
 
 
 @pytest.fixture
-def unit(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return load("vllm_build_unit", monkeypatch)
-
-
-@pytest.fixture
-def error(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return load("vllm_errors", monkeypatch).HostError
+def error(module_util: Callable[[str], Any]) -> Any:
+    return module_util("vllm_errors").HostError
 
 
 @pytest.mark.parametrize(

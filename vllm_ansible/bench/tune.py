@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from vllm_ansible.inventory import HostWords
-    from vllm_ansible.plan.result import InstancePlan
+    from vllm_ansible.plan.result import HostPlan, InstancePlan
     from vllm_ansible.provisioning import TaskEvent
 
 # A setting has to be this much better than the present one: less is this day's weather.
 WORTH = 1.03
 WORD = "vllm_tuned"
+# The task of playbooks/tune.yml that tries one setting after another.
+MEASURED = "Each setting is measured"
 
 
 class TuneError(Exception):
@@ -42,11 +44,15 @@ class Candidate:
         label: The words in short; "as it is" for none.
         words: As `vllm_tuned` has them.
         instance: The plan's.
+        os_packages: Packages of the operating system that the host needs for it.
+        against: What the inventory says of the instance itself and these words change: it wins.
     """
 
     label: str
     words: dict[str, Any]
     instance: InstancePlan
+    os_packages: Sequence[str] = ()
+    against: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,17 @@ def candidates(search: Search) -> tuple[str, list[Candidate]]:
         raise TuneError(f"{host.host} has not been provisioned from here yet: run site.yml first")
     facts = HostFacts.model_validate_json(file.read_text(encoding="utf-8"))
     name = _instance_of(host, search.instance)
-    others = len(host.variables["vllm_instances"]) - 1
+    given = host.variables["vllm_instances"]
+    said = _flat(next(one for one in given if one.get("name") == name))
     found: list[Candidate] = []
-    for words in space(facts, others):
+    for words in space(facts, len(given) - 1):
         planned = _planned(host, facts, name, words)
-        if planned is None or any(_same(planned, one.instance) for one in found):
+        if planned is None:
             continue
-        found.append(Candidate(_label(words), words, planned))
+        instance = next(one for one in planned.instances if one.name == name)
+        if not any(_same(instance, one.instance) for one in found):
+            against = [_label({word: said[word]}) for word in _flat(words) if word in said]
+            found.append(Candidate(_label(words), words, instance, planned.apt, against))
     return host.host, found
 
 
@@ -144,8 +154,8 @@ def _instance_of(host: HostWords, said: str | None) -> str:
 
 def _planned(
     host: HostWords, facts: HostFacts, name: str, words: Mapping[str, Any]
-) -> InstancePlan | None:
-    """The instance's plan with some words tried; None where the host cannot take them."""
+) -> HostPlan | None:
+    """The host's plan with some words of an instance tried; None where it cannot take them."""
     variables = dict(host.variables)
     instances = [dict(one) for one in variables["vllm_instances"]]
     for one in instances:
@@ -158,19 +168,24 @@ def _planned(
         raise TuneError("; ".join(str(problem) for problem in checked.problems))
     roomy = facts.model_copy(update={"disk_free_mib": {}})
     try:
-        plan = plan_host(checked.words, roomy, project_data(), name=host.host, site=Site())
+        return plan_host(checked.words, roomy, project_data(), name=host.host, site=Site())
     except PlanError:
         return None
-    return next(one for one in plan.instances if one.name == name)
 
 
 def _same(one: InstancePlan, other: InstancePlan) -> bool:
     return (one.config, one.environment) == (other.config, other.environment)
 
 
-def _label(words: Mapping[str, Any]) -> str:
+def _flat(words: Mapping[str, Any]) -> dict[str, Any]:
+    """An instance's words, those of `extra_args` among them."""
     flat = {**words, **words.get("extra_args", {})}
-    said = [f"{key}: {value}" for key, value in flat.items() if key != "extra_args"]
+    flat.pop("extra_args", None)
+    return flat
+
+
+def _label(words: Mapping[str, Any]) -> str:
+    said = [f"{key}: {value}" for key, value in _flat(words).items()]
     return ", ".join(said).replace("True", "true").replace("False", "false") or "as it is"
 
 
@@ -188,6 +203,7 @@ def search_host(
         ProvisionError: The host could not be reached, or its instance did not come back.
     """
     one = tried[0].instance
+    packages = sorted({package for c in tried for package in c.os_packages})
     with tempfile.TemporaryDirectory(prefix="vllm-tune-") as folder:
         asked, result = Path(folder) / "candidates.json", Path(folder) / "figures.json"
         asked.write_text(
@@ -208,17 +224,36 @@ def search_host(
             limit=search.limit,
             playbook="playbooks/tune.yml",
             vault_password_file=search.vault,
-            on_event=watch,
+            on_event=watch and _counted(watch, search.limit, [c.label for c in tried]),
             extra_vars={
                 "tune_file": str(asked), "tune_result": str(result), "tune_name": one.name,
                 "tune_unit": one.unit, "tune_socket": one.socket or "",
                 "tune_address": one.address or "", "tune_model": one.served_names[0],
                 "tune_streams": list(search.streams), "tune_instead": search.instead,
-                "tune_ready_timeout": one.ready_timeout,
+                "tune_ready_timeout": one.ready_timeout, "tune_os_packages": packages,
             },
         )  # fmt: skip
         figures = json.loads(result.read_text(encoding="utf-8"))
     return [_found(c, said) for c, said in zip(tried, figures, strict=True)]
+
+
+def _counted(
+    watch: Callable[[TaskEvent], None], host: str, labels: Sequence[str]
+) -> Callable[[TaskEvent], None]:
+    """Tells of the task that measures which setting it is at; each takes minutes."""
+    ended = 0
+
+    def tell(event: TaskEvent) -> None:
+        nonlocal ended
+        watch(event)
+        if event.task != MEASURED or event.kind not in {"task", "item"}:
+            return
+        ended += event.kind == "item"
+        if ended < len(labels):
+            said = f"{ended + 1} of {len(labels)}: {labels[ended]}"
+            watch(replace(event, kind="progress", host=host, message=said))
+
+    return tell
 
 
 def _found(candidate: Candidate, said: Mapping[str, Any]) -> Found:

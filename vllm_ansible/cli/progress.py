@@ -40,7 +40,7 @@ def watcher(console: Console) -> Iterator[Callable[[TaskEvent], None]]:
         working: dict[str, TaskID] = {}
 
         def show(event: TaskEvent) -> None:
-            if event.kind != "progress" and event.host in working:
+            if event.kind not in ("progress", "item") and event.host in working:
                 progress.remove_task(working.pop(event.host))
             if event.kind == "task":
                 text = f"[bold]{escape(event.stage)}[/]  {escape(event.task)}"
@@ -65,7 +65,7 @@ def _print_outcome(console: Console, event: TaskEvent) -> None:
 
 
 def _plain(console: Console, event: TaskEvent) -> None:
-    if event.kind in ("task", "skipped"):
+    if event.kind in ("task", "item", "skipped"):
         return
     what = event.message if event.kind == "progress" else event.task
     where = f"{event.host}: {what}" if event.host else ""

@@ -90,13 +90,12 @@ def main(
         errors.print(f"written; carried out by: ansible-playbook site.yml -i {inventory}")
     elif after != before:
         errors.print("not written (--write does)")
-
-
-def why(found: Found) -> str:
-    """The line that tells most of why a setting does not run: the first error that was said."""
-    lines = found.problem.strip().splitlines() or [""]
-    errors = [line for line in lines if "Error: " in line and "See root cause" not in line]
-    return (errors or lines)[0].strip()[-120:]
+    if winner.candidate.against:
+        errors.print(
+            f"the inventory says {', '.join(winner.candidate.against)} of {tried[0].instance.name} "
+            "itself, which wins over what is found: take it out there",
+            markup=False,
+        )
 
 
 def print_found(console: Console, found: list[Found], winner: Found) -> None:
@@ -113,12 +112,17 @@ def print_found(console: Console, found: list[Found], winner: Found) -> None:
     for one in found:
         name, mark = one.candidate.label, "best" if one is winner else ""
         if one.problem:
-            table.add_row(name, *("" for _ in counts), "", "", "", f"does not run: {why(one)}")
+            table.add_row(name, *("" for _ in counts), "", "", "", "does not run")
             continue
         shown = [f"{one.rates.get(n, 0):.0f}" for n in counts]
         ratio = f"{one.score(found[0]):.2f}"
         table.add_row(name, *shown, ratio, f"{one.start_s:.1f}", str(one.memory_mib), mark)
     console.print(table)
+    for one in found:
+        if one.problem:
+            # What the engine said last comes after the first line.
+            why, name = one.problem.partition("\n")[0], one.candidate.label
+            console.print(f"{name} does not run: {why}", markup=False, soft_wrap=True)
     if winner is found[0]:
         console.print(f"nothing is better than what is there by {WORTH - 1:.0%}", highlight=False)
 

@@ -49,8 +49,10 @@ class Collector:
             self._notify("task", self._stage, str(data.get("task", "")))
         elif kind == "verbose":
             self._progress(str(event.get("stdout", "")), str(data.get("task", "")))
-        elif kind == "runner_item_on_ok":
-            self._remember(str(data.get("host", "")), data)
+        elif kind in ("runner_item_on_ok", "runner_item_on_failed"):
+            host = str(data.get("host", ""))
+            self._remember(host, data)
+            self._notify("item", self._stage, str(data.get("task", "")), host)
         elif kind in _OUTCOMES:
             self._outcome(_OUTCOMES[kind], data)
         elif kind == "playbook_on_stats":

@@ -23,7 +23,8 @@ class TaskEvent:
     """Progress of a run, for those who watch it.
 
     Attributes:
-        kind: "stage", "task", "progress", "ok", "changed", "skipped", "failed" or "unreachable".
+        kind: "stage", "task", "progress", "item" (one of a task's loop has ended), "ok", "changed",
+            "skipped", "failed" or "unreachable".
         stage: Name of the play.
         task: Name of the task; empty for a stage.
         host: Inventory name of the host; empty for a stage and the start of a task.

@@ -22,9 +22,13 @@ looks=$(wc -l < "$here/systemctl.calls")
 test -e "$here/state.$looks" && cp "$here/state.$looks" "$here/state"
 cat "$here/state"
 """
+# What a server says whose engine, another process, ends with an error: why is far above the end.
 JOURNALCTL = """#!/bin/sh
 echo "$@" > "$(dirname "$0")/journalctl.calls"
-echo 'RuntimeError: not enough memory'
+before='2026-11-29T08:00:00+00:00 cpu1 vllm[12]: '
+echo "${before}(EngineCore pid=13) torch.OutOfMemoryError: not enough memory"
+for line in $(seq 50); do echo "$before  File module.py, line $line"; done
+echo "${before}RuntimeError: Engine core initialization failed. See root cause above."
 """
 
 
@@ -110,9 +114,12 @@ def test_a_failed_unit_ends_the_wait_at_once_with_its_journal(host: Host) -> Non
     # The runner waits for a fifth of that.
     result = host.run(fails=True, journal_lines=7, timeout=600)
     assert "vllm@tiny.service is not ready: it failed (exit-code, exit status 1)" in result["msg"]
-    assert "RuntimeError: not enough memory" in result["msg"]
-    assert result["journal"] == ["RuntimeError: not enough memory"]
-    assert "--lines=7" in (host.programs / "journalctl.calls").read_text()
+    error = "torch.OutOfMemoryError: not enough memory"
+    assert f"Errors in its journal:\n{error}\nThe end of its journal:\n" in result["msg"]
+    assert result["errors"] == [error]
+    assert len(result["journal"]) == 7
+    assert result["journal"][-1].endswith("See root cause above.")
+    assert "--unit=vllm@tiny.service" in (host.programs / "journalctl.calls").read_text()
 
 
 def test_a_unit_that_keeps_restarting_is_given_up(host: Host) -> None:
