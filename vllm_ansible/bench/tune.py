@@ -115,6 +115,9 @@ def space(facts: HostFacts, neighbours: int) -> list[dict[str, Any]]:
 def candidates(search: Search) -> tuple[str, list[Candidate]]:
     """The host and its candidates, those left out that the plan makes the same of.
 
+    What is there is the first and, once more, the last: how far the two are apart is the noise of
+    the host, in which nothing can be found.
+
     Raises:
         InventoryError: The inventory cannot be read.
         TuneError: It names several hosts or instances, or the host is not known yet.
@@ -140,7 +143,7 @@ def candidates(search: Search) -> tuple[str, list[Candidate]]:
         if not any(_same(instance, one.instance) for one in found):
             against = [_label({word: said[word]}) for word in _flat(words) if word in said]
             found.append(Candidate(_label(words), words, instance, planned.apt, against))
-    return host.host, found
+    return host.host, [*found, replace(found[0], label=f"{found[0].label}, again")]
 
 
 def _instance_of(host: HostWords, said: str | None) -> str:
@@ -267,13 +270,24 @@ def _found(candidate: Candidate, said: Mapping[str, Any]) -> Found:
 
 
 def best(found: Sequence[Found]) -> Found:
-    """The best candidate; the first, what is there, unless another is better by `WORTH`."""
+    """The best; the first, what is there, unless one is better by `WORTH` than each try of it."""
     base = found[0]
     if base.problem:
         working = [one for one in found if not one.problem]
         return max(working, key=lambda one: sum(one.rates.values()), default=base)
     top = max(found, key=lambda one: one.score(base))
-    return top if top.score(base) >= WORTH else base
+    return top if top.score(base) >= WORTH * max(unchanged(found)) else base
+
+
+def unchanged(found: Sequence[Found]) -> list[float]:
+    """What each try of what is there gave, as a multiple of the first.
+
+    How far they are apart is what the host's other work makes of one and the same setting.
+
+    Args:
+        found: All candidates.
+    """
+    return [one.score(found[0]) for one in found if not one.candidate.words and not one.problem]
 
 
 def words_file(inventory: Path, host: str) -> Path:
