@@ -26,6 +26,7 @@ _ROWS = 4096  # are looked at in one go
 _log = logging.getLogger("vllm.half_weights")
 _warn_once = functools.cache(_log.warning)
 _products: list[Any] = []
+_staying: "dict[int, tuple[torch.Tensor, Linear]]" = {}  # by the weights' address
 
 
 def register() -> None:
@@ -40,7 +41,7 @@ def register() -> None:
 
     def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
         try:
-            product = Linear(layer.weight) if fits(layer.weight) else None
+            product = _product_of(layer.weight, stays=not remove_weight)
         except (AttributeError, RuntimeError) as error:
             # Of a torch without FBGEMM or TorchScript: slower, and no reason not to serve.
             _warn_once("weights are not kept in float16: %s", str(error))
@@ -54,6 +55,21 @@ def register() -> None:
 
     utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
     _log.info("weights of 16 bits are kept in float16")
+
+
+def _product_of(weight: torch.Tensor, *, stays: bool) -> "Linear | None":
+    """A layer's product; None where float16 does not have its weights.
+
+    Two layers may have the very same weights, as embeddings and the last layer of many models do:
+    these are packed once. Weights that do not stay are nobody else's, and their place is taken.
+    """
+    if not stays:
+        return Linear(weight) if fits(weight) else None
+    _, found = _staying.get(weight.data_ptr(), (weight, None))
+    if found is None and fits(weight):
+        found = Linear(weight)
+        _staying[weight.data_ptr()] = (weight, found)
+    return found
 
 
 def fits(weight: torch.Tensor) -> bool:
