@@ -178,6 +178,14 @@ class Answer(threading.Thread):
         return f"{self.pieces} pieces, finish {self.finish}, last {self.last!r}, {self.error}"
 
 
+def tokens_within(instance: Instance, seconds: float) -> int:
+    """How many tokens an instance says in some seconds, with what else the computer does now."""
+    count = 50
+    answer, began = Answer(instance, count), time.monotonic()
+    answer.join()
+    return int(count * seconds / (time.monotonic() - began))
+
+
 class Asker:
     """Somebody who asks an instance again and again, and counts; while a `with` block runs.
 

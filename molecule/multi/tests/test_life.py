@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import INVENTORY
 
-from tests.instances import MOST_EXPOSED, Answer, exposure, play, wait_for
+from tests.instances import MOST_EXPOSED, Answer, exposure, play, tokens_within, wait_for
 
 # What is killed: the API server, the engine's core, its worker.
 PROCESSES = ["vllm serve", "VLLM::EngineCore", "VLLM::Worker"]
@@ -58,7 +58,7 @@ def test_a_killed_process_is_an_instance_that_comes_back(chat, vectors, quiet, f
 
 
 def test_an_answer_is_finished_before_the_service_stops(chat, vectors, quiet):
-    answer = Answer(chat, 400)
+    answer = Answer(chat, tokens_within(chat, DRAIN / 3))
     chat.systemctl("stop --no-block")
     wait_for(lambda: chat.health() != httpx.codes.OK, 10, pause=0.05)
     refused = chat.ask()
@@ -105,7 +105,7 @@ def test_an_engine_that_hangs_says_that_it_is_well_and_a_restart_ends_it(
 
 @pytest.mark.usefixtures("quiet")
 def test_at_a_reboot_answers_are_finished_and_all_come_back(chat, vectors, figure):
-    answer = Answer(chat, 400)
+    answer = Answer(chat, tokens_within(chat, DRAIN / 3))
     began = time.monotonic()
     chat.host.run("systemctl reboot --no-block")
     answer.join(DRAIN)
