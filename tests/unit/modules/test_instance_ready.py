@@ -119,7 +119,8 @@ def test_a_failed_unit_ends_the_wait_at_once_with_its_journal(host: Host) -> Non
     assert result["errors"] == [error]
     assert len(result["journal"]) == 7
     assert result["journal"][-1].endswith("See root cause above.")
-    assert "--unit=vllm@tiny.service" in (host.programs / "journalctl.calls").read_text()
+    asked = (host.programs / "journalctl.calls").read_text()
+    assert "--unit=vllm@tiny.service --lines=1000" in asked
 
 
 def test_a_unit_that_keeps_restarting_is_given_up(host: Host) -> None:
