@@ -17,7 +17,7 @@ from vllm_ansible.cli.tune import print_found
 from vllm_ansible.data import project_data
 from vllm_ansible.inventory import facts_file
 from vllm_ansible.paths import PROJECT
-from vllm_ansible.plan import HostFacts
+from vllm_ansible.plan import HostFacts, PlanError
 from vllm_ansible.provisioning import TaskEvent
 from vllm_ansible.schema import check_host
 
@@ -104,6 +104,15 @@ def test_neighbours_keep_their_cores():
 def test_a_host_that_is_not_known_yet_is_told(inventory):
     facts_file(str(inventory), "h").unlink()
     with pytest.raises(TuneError, match=r"run site\.yml first"):
+        tune.candidates(Search(inventory, "h", None, [1], instead=False))
+
+
+def test_a_host_that_cannot_be_planned_is_told(inventory, monkeypatch):
+    def refuse(*_, **__):
+        raise PlanError("h", ["it is too small"])
+
+    monkeypatch.setattr(tune, "plan_host", refuse)
+    with pytest.raises(TuneError, match=r"h cannot be planned as it is; why: \./scripts/plan"):
         tune.candidates(Search(inventory, "h", None, [1], instead=False))
 
 

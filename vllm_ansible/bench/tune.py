@@ -120,7 +120,8 @@ def candidates(search: Search) -> tuple[str, list[Candidate]]:
 
     Raises:
         InventoryError: The inventory cannot be read.
-        TuneError: It names several hosts or instances, or the host is not known yet.
+        TuneError: It names several hosts or instances, or the host is not known yet, or cannot be
+            planned.
     """
     read = read_inventory(search.inventory, search.limit, search.vault)
     if len(read.hosts) != 1:
@@ -143,6 +144,8 @@ def candidates(search: Search) -> tuple[str, list[Candidate]]:
         if not any(_same(instance, one.instance) for one in found):
             against = [_label({word: said[word]}) for word in _flat(words) if word in said]
             found.append(Candidate(_label(words), words, instance, planned.apt, against))
+    if not found or found[0].words:
+        raise TuneError(f"{host.host} cannot be planned as it is; why: ./scripts/plan")
     return host.host, [*found, replace(found[0], label=f"{found[0].label}, again")]
 
 
